@@ -1,0 +1,80 @@
+"""What an agent is: a handful of pure functions over its own state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from jaxtyping import Array, Float, PyTree
+
+from mbrl.core.types import Metrics, PRNGKey, Sequence, TimeStep
+
+AgentState: TypeAlias = PyTree
+Carry: TypeAlias = PyTree
+Mode: TypeAlias = Literal["train", "eval"]
+
+
+class ActOutput(NamedTuple):
+    """What acting returns for N environments."""
+
+    action: Float[Array, "N A"]  # in [-1, 1], or one-hot for a discrete space
+    carry: Carry  # [N, ...] the agent's memory; reset inside ``act`` wherever a time step is FIRST
+    context: PyTree  # [N, ...] what replay stores beside the time step
+
+
+class UpdateOutput(NamedTuple):
+    """What one update returns. ``metrics["update/skipped"]`` is 1 when a loss or gradient was not finite."""
+
+    state: AgentState
+    context: PyTree  # [T, B, ...] fresh contexts for the sequence just replayed
+    metrics: Metrics  # scalars
+
+
+class Diagnosis(NamedTuple):
+    """What a trained agent's model says about a recorded sequence [T, B]; the report is drawn from it.
+
+    ``open_loop_*`` has seen the first ``context`` steps and then only the actions; before that it equals the
+    filtered prediction. Rewards and discounts at t are those on arriving at t, as in ``TimeStep``.
+    ``imagined_return`` is the policy's own discounted return, imagined from the state at t and bootstrapped by
+    the critic; ``value`` is the critic alone.
+    """
+
+    observation: dict[str, Array]  # [T, B, ...] predicted by the filter (posterior)
+    reward: Float[Array, "T B"]
+    discount: Float[Array, "T B"]  # probability of going on, without the agent's own discount
+    value: Float[Array, "T B"]
+    imagined_return: Float[Array, "T B"]
+    open_loop_observation: dict[str, Array]  # [T, B, ...]
+    open_loop_reward: Float[Array, "T B"]
+    open_loop_discount: Float[Array, "T B"]
+
+
+class Agent(NamedTuple):
+    """Pure functions; all they change is in ``AgentState`` and ``Carry``.
+
+    Attributes:
+        init: ``key -> AgentState``.
+        initial: ``batch_size -> Carry``.
+        act: ``(state, key, carry, timestep [N], mode) -> ActOutput``; ``mode`` is static: "train" samples,
+            "eval" takes the policy's mode.
+        update: ``(state, key, sequence [T, B]) -> UpdateOutput``. The first step of the sequence is context.
+        diagnose: ``(state, key, sequence [T, B], context) -> Diagnosis``; ``context`` is a static int.
+        gamma: the agent's discount per step, with which real returns are compared to imagined ones.
+    """
+
+    init: Callable[[PRNGKey], AgentState]
+    initial: Callable[[int], Carry]
+    act: Callable[[AgentState, PRNGKey, Carry, TimeStep, Mode], ActOutput]
+    update: Callable[[AgentState, PRNGKey, Sequence], UpdateOutput]
+    diagnose: Callable[[AgentState, PRNGKey, Sequence, int], Diagnosis]
+    gamma: float
+
+
+class AgentEntry(NamedTuple):
+    """A registry line: the agent's config class and its constructor.
+
+    ``make(config, observation_spec, action_spec) -> Agent``.
+    """
+
+    config: type
+    make: Callable[[Any, Any, Any], Agent]

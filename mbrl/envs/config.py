@@ -1,0 +1,20 @@
+"""Which environment, and how it is presented."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+    """The environment and the wrappers around it."""
+
+    name: Annotated[str, tyro.conf.arg(aliases=("--env",))] = "brax/inverted_pendulum"
+    """Which environment: `brax/hopper`, `brax/hopper@mjx`, `dmc/CartpoleSwingup`, `probe/memory`; see `mbrl list envs`."""
+    action_repeat: int = 1
+    """How many physics control steps each action is held; rewards add up, env steps count every one."""
+    time_limit: int = 1000
+    """Env steps after which an episode is truncated (the discount stays 1)."""

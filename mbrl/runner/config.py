@@ -1,0 +1,68 @@
+"""The whole experiment as one frozen, typed tree."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Generic, TypeVar
+
+from mbrl.envs.config import EnvConfig
+from mbrl.replay.config import ReplayConfig
+
+AgentConfig = TypeVar("AgentConfig")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved and how many saves are kept."""
+
+    every: int = 10_000
+    """Env steps between saves; the last one is always saved."""
+    keep: int = 2
+    """How many of the newest saves are kept, beside the best one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation while training: own environments, own seeds, the policy's mode."""
+
+    every: int = 5_000
+    """Env steps between evaluations."""
+    episodes: int = 8
+    """Episodes per evaluation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Generic[AgentConfig]):
+    """An experiment: everything that decides its numbers."""
+
+    agent: AgentConfig
+    """The agent: its world model, its behaviour, its optimiser."""
+    env: EnvConfig = EnvConfig()
+    """The environment."""
+    replay: ReplayConfig = ReplayConfig()
+    """The replay."""
+    evaluation: EvalConfig = EvalConfig()
+    """Evaluation while training."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving."""
+    seed: int = 0
+    """Every random number of the run comes from it."""
+    steps: int = 100_000
+    """Env steps to train for; held actions count every physics step."""
+    run_dir: str = ""
+    """The run's folder, which must not exist; by default `runs/<environment>-<agent>-<seed>-<time>`."""
+    num_envs: int = 8
+    """Environments stepped together (N)."""
+    train_ratio: float = 128.0
+    """Replayed steps per agent step: updates per agent step = train_ratio / (batch_size * batch_length)."""
+    prefill: int = 1_000
+    """Agent steps of random actions before learning begins."""
+    epoch: int = 1_000
+    """Agent steps per epoch: one jitted call, after which metrics are written."""
+    max_faults: int = 100
+    """Skipped updates and broken physics steps (NaN, Inf) that a run survives before it stops itself."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a config as nested dicts of plain values, for YAML."""
+    return dataclasses.asdict(config)
