@@ -13,7 +13,7 @@ class EnvConfig:
     """The environment and the wrappers around it."""
 
     name: Annotated[str, tyro.conf.arg(aliases=("--env",))] = "brax/inverted_pendulum"
-    """Which environment: `brax/hopper`, `brax/hopper@mjx`, `dmc/CartpoleSwingup`, `probe/memory`; see `mbrl list envs`."""
+    """Which environment: `brax/hopper`, `brax/hopper@mjx`, `dmc/CartpoleSwingup`, `probe/cue`; see `mbrl list envs`."""
     action_repeat: int = 1
     """How many physics control steps each action is held; rewards add up, env steps count every one."""
     time_limit: int = 1000
