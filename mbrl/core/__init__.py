@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Types and maths that every room shares and that know nothing of any room."""

@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Network blocks, encoders, decoders and heads (flax.linen)."""

@@ -1,0 +1,174 @@
+"""Distributions that networks emit; the only module that talks to distrax.
+
+distrax serves the families it has. The straight-through sample and the two-hot head are written here: a sampled
+`distrax` categorical passes no gradient, and distrax has no two-hot.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import distrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mbrl.core.types import PRNGKey
+
+Normal = distrax.Normal
+Bernoulli = distrax.Bernoulli
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """What heads return: enough to train on and to read out."""
+
+    def mean(self) -> Array:
+        """The expectation."""
+        ...
+
+    def log_prob(self, value: Array) -> Array:
+        """Log-likelihood of ``value``, summed over event axes."""
+        ...
+
+
+def symlog(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Return sign(x) ln(1 + |x|), which squashes large magnitudes (Hafner et al. 2023, eq. 9)."""
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def symexp(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Return sign(x) (exp|x| - 1), the inverse of ``symlog`` (Hafner et al. 2023, eq. 9)."""
+    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+def symexp_bins(bins: int, limit: float = 20.0) -> Float[Array, "K"]:
+    """Return an odd number of bins, symexp-spaced over [-symexp(limit), symexp(limit)] and exactly mirrored.
+
+    Mirroring the negative half makes equal weights on both sides cancel to exactly zero
+    (Hafner et al. 2023, eq. 10).
+    """
+    half = symexp(jnp.linspace(-limit, 0.0, (bins - 1) // 2 + 1, dtype=jnp.float32))
+    return jnp.concatenate([half, -half[:-1][::-1]])
+
+
+def two_hot(value: Float[Array, "*N"], bins: Float[Array, "K"]) -> Float[Array, "*N K"]:
+    """Return weights on the two bins around ``value`` whose mean is ``value`` (Hafner et al. 2023, eq. 11).
+
+    Values outside the bins go wholly to the outermost one.
+    """
+    value = jnp.clip(value, bins[0], bins[-1])
+    below = jnp.clip(jnp.searchsorted(bins, value, side="right") - 1, 0, bins.shape[0] - 2)
+    low, high = bins[below], bins[below + 1]
+    weight_high = ((value - low) / (high - low))[..., None]
+    one_hot = lambda position: jax.nn.one_hot(position, bins.shape[0])
+    return one_hot(below) * (1 - weight_high) + one_hot(below + 1) * weight_high
+
+
+class TwoHot(NamedTuple):
+    """A scalar as a categorical over symexp-spaced bins (Hafner et al. 2023, eq. 10-11)."""
+
+    logits: Float[Array, "*N K"]
+
+    def mean(self) -> Float[Array, "*N"]:
+        """The expectation, summed from the outside in so that mirrored bins cancel exactly."""
+        bins = symexp_bins(self.logits.shape[-1])
+        weighted = jnp.einsum("...k,k->...k", jax.nn.softmax(self.logits), bins)
+        half = weighted.shape[-1] // 2
+        negative, centre, positive = weighted[..., :half], weighted[..., half], weighted[..., half + 1 :]
+        return (negative[..., ::-1] + positive).sum(-1) + centre
+
+    def log_prob(self, value: Float[Array, "*N"]) -> Float[Array, "*N"]:
+        """Minus the cross-entropy of the two-hot target, ``[*N]``."""
+        return (two_hot(value, symexp_bins(self.logits.shape[-1])) * jax.nn.log_softmax(self.logits)).sum(-1)
+
+
+class SymlogVector(NamedTuple):
+    """A vector predicted in symlog space with unit variance (Hafner et al. 2023, eq. 8)."""
+
+    prediction: Float[Array, "*N D"]  # in symlog space
+
+    def mean(self) -> Float[Array, "*N D"]:
+        """The prediction in the vector's own units."""
+        return symexp(self.prediction)
+
+    def log_prob(self, value: Float[Array, "*N D"]) -> Float[Array, "*N"]:
+        """Minus the squared error in symlog space summed over D, without the Gaussian's constants."""
+        return -jnp.square(self.prediction - symlog(value)).sum(-1)
+
+
+def mix_uniform(logits: Float[Array, "*N K"], share: float) -> Float[Array, "*N K"]:
+    """Return log-probabilities of ``(1 - share) softmax(logits) + share / K`` (Hafner et al. 2023, "unimix")."""
+    if share == 0:
+        return jax.nn.log_softmax(logits)
+    return jnp.log((1 - share) * jax.nn.softmax(logits) + share / logits.shape[-1])
+
+
+def straight_through(log_probs: Float[Array, "*N K"], gumbel: Float[Array, "*N K"]) -> Float[Array, "*N K"]:
+    """Return a one-hot sample whose gradient is that of the probabilities (Bengio et al. 2013).
+
+    Args:
+        log_probs: normalised log-probabilities.
+        gumbel: standard Gumbel noise; zeros give the mode.
+    """
+    sample = jax.nn.one_hot(jnp.argmax(log_probs + gumbel, axis=-1), log_probs.shape[-1])
+    probs = jnp.exp(log_probs)
+    return jax.lax.stop_gradient(sample - probs) + probs
+
+
+def categorical_kl(p: Float[Array, "*N K"], q: Float[Array, "*N K"]) -> Float[Array, "*N"]:
+    """Return KL(p || q) in nats from normalised log-probabilities."""
+    return distrax.Categorical(logits=p).kl_divergence(distrax.Categorical(logits=q))
+
+
+def normal_kl(p: tuple[Array, Array], q: tuple[Array, Array]) -> Array:
+    """Return the elementwise KL(p || q) in nats of two normals given as (mean, standard deviation)."""
+    return Normal(*p).kl_divergence(Normal(*q))
+
+
+class Squashed(NamedTuple):
+    """A bounded continuous policy: independent normals with means in [-1, 1] (Hafner et al. 2023).
+
+    Samples may leave [-1, 1]; the environment clips them and the dynamics rescale them.
+    """
+
+    loc: Float[Array, "*N A"]
+    scale: Float[Array, "*N A"]
+
+    def mode(self) -> Float[Array, "*N A"]:
+        """The most likely action."""
+        return self.loc
+
+    def sample(self, key: PRNGKey) -> Float[Array, "*N A"]:
+        """A reparameterised sample: gradients reach ``loc`` and ``scale``."""
+        return self.loc + self.scale * jax.random.normal(key, self.loc.shape)
+
+    def log_prob(self, action: Float[Array, "*N A"]) -> Float[Array, "*N"]:
+        """Log-density, summed over A."""
+        return Normal(self.loc, self.scale).log_prob(action).sum(-1)
+
+    def entropy(self) -> Float[Array, "*N"]:
+        """Differential entropy in nats, summed over A."""
+        return Normal(self.loc, self.scale).entropy().sum(-1)
+
+
+class OneHot(NamedTuple):
+    """A discrete policy whose samples are one-hot with a straight-through gradient."""
+
+    log_probs: Float[Array, "*N A"]
+
+    def mode(self) -> Float[Array, "*N A"]:
+        """The most likely action, one-hot."""
+        return jax.nn.one_hot(jnp.argmax(self.log_probs, axis=-1), self.log_probs.shape[-1])
+
+    def sample(self, key: PRNGKey) -> Float[Array, "*N A"]:
+        """A one-hot sample with the gradient of the probabilities."""
+        return straight_through(self.log_probs, jax.random.gumbel(key, self.log_probs.shape))
+
+    def log_prob(self, action: Float[Array, "*N A"]) -> Float[Array, "*N"]:
+        """Log-probability of a one-hot action."""
+        return (jax.lax.stop_gradient(action) * self.log_probs).sum(-1)
+
+    def entropy(self) -> Float[Array, "*N"]:
+        """Entropy in nats."""
+        return -(jnp.exp(self.log_probs) * self.log_probs).sum(-1)

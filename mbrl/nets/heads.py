@@ -1,0 +1,77 @@
+"""Encoders, decoders and heads: what reads observations and what predicts from features."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from dm_env import specs
+from jaxtyping import Array, Float
+
+from mbrl.core.distributions import SymlogVector, symlog
+from mbrl.core.errors import UserError
+from mbrl.core.types import Spec, as_dict
+from mbrl.nets.blocks import MLP, fan_in_init
+
+
+def vector_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every vector-valued key, in sorted order.
+
+    Raises:
+        UserError: for a key that is an image; only vectors can be encoded yet.
+    """
+    shapes = {}
+    for name, part in sorted(as_dict(spec).items()):
+        assert isinstance(part, specs.Array)
+        if part.dtype == np.uint8 and len(part.shape) == 3:
+            raise UserError(
+                f"observation {name!r} is an image {part.shape}; this world model reads vectors (float arrays)"
+            )
+        shapes[name] = tuple(part.shape)
+    return shapes
+
+
+class VectorEncoder(nn.Module):
+    """All vector keys, flattened, joined in sorted order, squashed by symlog, through an MLP."""
+
+    keys: tuple[str, ...]
+    layers: int
+    units: int
+
+    @nn.compact
+    def __call__(self, observation: dict[str, Array], lead: tuple[int, ...]) -> Float[Array, "*N U"]:
+        """Map a dict of ``[*lead, *shape]`` to tokens ``[*lead, units]``."""
+        parts = [observation[key].reshape((*lead, -1)).astype(jnp.float32) for key in self.keys]
+        return MLP(self.layers, self.units)(symlog(jnp.concatenate(parts, -1)))
+
+
+class VectorDecoder(nn.Module):
+    """Features to a prediction of every vector key, flattened to ``[*N, D]``."""
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    layers: int
+    units: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*N F"]) -> dict[str, SymlogVector]:
+        """Map features ``[*N, F]`` to one distribution per key."""
+        x = MLP(self.layers, self.units)(features)
+        return {
+            key: SymlogVector(nn.Dense(int(np.prod(shape, dtype=int)), kernel_init=fan_in_init())(x))
+            for key, shape in self.shapes
+        }
+
+
+class Head(nn.Module):
+    """An MLP and a linear output whose initial scale is ``outscale`` (0: starts at zero)."""
+
+    layers: int
+    units: int
+    outputs: int
+    outscale: float = 1.0
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*N F"]) -> Float[Array, "*N O"]:
+        """Map features ``[*N, F]`` to raw outputs ``[*N, outputs]``."""
+        x = MLP(self.layers, self.units)(features)
+        return nn.Dense(self.outputs, kernel_init=fan_in_init(self.outscale))(x)
