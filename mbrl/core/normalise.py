@@ -1,0 +1,62 @@
+"""Normalisers: running statistics as a state and pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mbrl.core.types import Scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class PercentileConfig:
+    """How returns are brought to a common scale."""
+
+    rate: float = 0.01
+    """Share of the newest batch in the running percentiles."""
+    low: float = 5.0
+    """The lower percentile."""
+    high: float = 95.0
+    """The upper percentile."""
+    limit: float = 1.0
+    """The smallest scale: returns that vary less are not blown up, for their variation may be noise."""
+
+
+class PercentileState(NamedTuple):
+    """Running percentiles of the returns, from zero; divided by ``correction`` they are unbiased."""
+
+    low: Scalar
+    high: Scalar
+    correction: Scalar  # the weight seen so far, 1 - (1 - rate)^updates
+
+
+def init() -> PercentileState:
+    """Return the state that has seen nothing."""
+    return PercentileState(jnp.float32(0), jnp.float32(0), jnp.float32(0))
+
+
+def update(state: PercentileState, returns: Float[Array, "*B"], config: PercentileConfig) -> PercentileState:
+    """Take in a batch of returns of any shape; no gradient passes.
+
+    x ← (1 - rate) x + rate · percentile(returns), and the same of the constant 1 as the bias correction.
+    (Hafner et al. 2023, "Mastering Diverse Domains through World Models", eq. 7.)
+    """
+    points = jnp.array([config.low, config.high])
+    low, high = jnp.percentile(jax.lax.stop_gradient(returns), points)
+    new = PercentileState(low, high, jnp.ones_like(low))
+    return jax.tree.map(lambda old, x: (1 - config.rate) * old + config.rate * x, state, new)
+
+
+def scale(state: PercentileState, config: PercentileConfig) -> tuple[Scalar, Scalar]:
+    """Return (offset, scale): a return is normalised by ``(x - offset) / scale``.
+
+    offset is the lower percentile and scale = max(limit, high - low), both without the bias of the start; before
+    the first update they are 0 and the limit.
+    """
+    weight = jnp.maximum(state.correction, jnp.finfo(state.correction.dtype).tiny)
+    low, high = state.low / weight, state.high / weight
+    return low, jnp.maximum(high - low, config.limit)
