@@ -1,0 +1,136 @@
+"""A replay ring on the device: a state and pure functions, part of the jitted training program."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PyTree
+
+from mbrl.core.types import PRNGKey, Sequence
+from mbrl.replay.config import ReplayConfig, check_sizes
+
+
+class RingState(NamedTuple):
+    """The last R vector steps of N environments, R = capacity / N.
+
+    ``cursor`` runs from 0 to R - 1 and over again, so that no counter overflows however long the run.
+    """
+
+    data: Sequence  # [R, N, ...]
+    cursor: Int[Array, ""]  # the row written next; once all are filled, the oldest
+    filled: Int[Array, ""]  # rows written so far, at most R
+
+
+class Address(NamedTuple):
+    """Where the sequences of a batch lie in the ring; valid until the next ``add``."""
+
+    start: Int[Array, "B"]  # the row of the first step; the following ones go round the ring's end
+    env: Int[Array, "B"]  # the environment
+
+
+@dataclasses.dataclass(frozen=True)
+class Ring:
+    """The pure functions over ``RingState``; nothing but numbers fixed before compilation is kept here.
+
+    Under ``jit`` with the state donated, also inside a scan, ``add`` and ``update_context`` write in place.
+
+    Attributes:
+        config: the capacity and the shape of a batch.
+        num_envs: N, the environments that write side by side.
+
+    Raises:
+        UserError: the numbers do not fit each other (``check_sizes``).
+    """
+
+    config: ReplayConfig
+    num_envs: int
+
+    def __post_init__(self) -> None:
+        check_sizes(self.config, self.num_envs)
+
+    @property
+    def rows(self) -> int:
+        """R, the steps kept of each environment."""
+        return self.config.capacity // self.num_envs
+
+    @property
+    def window(self) -> int:
+        """T + 1, the steps of a drawn sequence: the context step and the T trained ones."""
+        return self.config.batch_length + 1
+
+    @property
+    def recent(self) -> int:
+        """The sequences of a batch that end at the newest step; each comes from another environment."""
+        return min(round(self.config.recent_fraction * self.config.batch_size), self.num_envs)
+
+    def init(self, step: Sequence) -> RingState:
+        """Return an empty ring for steps with the shapes and dtypes of ``step``, ``[N, ...]``."""
+        data = jax.tree.map(lambda x: jnp.zeros((self.rows, *x.shape), x.dtype), step)
+        return RingState(data, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+    def add(self, state: RingState, step: Sequence) -> RingState:
+        """Write one step of all environments, ``[N, ...]``, over the oldest."""
+        data = jax.tree.map(
+            lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x, state.cursor, axis=0), state.data, step
+        )
+        cursor = (state.cursor + 1) % self.rows
+        return RingState(data, cursor, jnp.minimum(state.filled + 1, self.rows))
+
+    def size(self, state: RingState) -> Int[Array, ""]:
+        """Return the agent steps held, over all environments."""
+        return state.filled * self.num_envs
+
+    def can_sample(self, state: RingState) -> Bool[Array, ""]:
+        """Return whether one whole sequence is held; before that, what ``sample`` returns has no meaning."""
+        return state.filled >= self.window
+
+    def sample(self, state: RingState, key: PRNGKey) -> tuple[Sequence, Address]:
+        """Draw a batch of sequences, ``[T+1, B, ...]``, and say where they lie.
+
+        Each is a run of successive steps of one environment, oldest first; it may cross the border of an episode,
+        which FIRST marks. The first ``recent`` end at the newest step, each in another environment; of the others,
+        environment and start are uniform over all there are, and with replacement.
+        """
+        start_key, env_key, recent_key = jax.random.split(key, 3)
+        uniform = (self.config.batch_size - self.recent,)
+        newest = state.filled - self.window  # the last start there is, counted from the oldest row
+        starts = jax.random.randint(start_key, uniform, 0, newest + 1)
+        envs = jax.random.randint(env_key, uniform, 0, self.num_envs)
+        recent_envs = jax.random.permutation(recent_key, self.num_envs)[: self.recent]
+        offset = jnp.concatenate([jnp.full((self.recent,), newest), starts])
+        oldest = state.cursor - state.filled
+        address = Address((oldest + offset) % self.rows, jnp.concatenate([recent_envs, envs]))
+        rows = self._rows(address, self.window)
+        sequence = jax.tree.map(lambda ring: ring.at[rows, address.env[None]].get(mode="clip"), state.data)
+        return sequence, address
+
+    def update_context(self, state: RingState, address: Address, context: PyTree) -> RingState:
+        """Write the contexts ``[T+1, B, ...]`` of a batch back to the steps they belong to.
+
+        Where sequences overlap, the last in the batch wins. Duplicate indices in a scatter would leave the winner
+        to chance on a GPU, and with it the run's repeatability; so all but the winner are dropped beforehand.
+
+        Args:
+            state: the ring, with no ``add`` since the batch was drawn.
+            address: what ``sample`` returned beside the batch.
+            context: the new contexts, with the stored ones' structure and dtypes.
+        """
+        length, batch = jax.tree.leaves(context)[0].shape[:2]
+        rows = self._rows(address, length)
+        position = (rows[:, :, None] - address.start[None, None, :]) % self.rows  # of each step in each sequence
+        same_env = address.env[:, None] == address.env[None, :]
+        later = jnp.arange(batch)[:, None] < jnp.arange(batch)[None, :]
+        overwritten = jnp.any((position < length) & (same_env & later)[None], axis=-1)
+        rows = jnp.where(overwritten, self.rows, rows)  # out of bounds: dropped
+        stored = jax.tree.map(
+            lambda ring, x: ring.at[rows, address.env[None]].set(x, mode="drop", unique_indices=True),
+            state.data.context,
+            context,
+        )
+        return state._replace(data=state.data._replace(context=stored))
+
+    def _rows(self, address: Address, length: int) -> Int[Array, "T B"]:
+        return (address.start[None, :] + jnp.arange(length)[:, None]) % self.rows
