@@ -39,6 +39,7 @@ class Environment(Protocol):
         ...
 
 
+@runtime_checkable
 class VectorEnvironment(Protocol):
     """N environments that start over by themselves; the only thing collection and evaluation see.
 
