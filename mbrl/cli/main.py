@@ -1,0 +1,76 @@
+"""The `mbrl` command: finds the subcommand and turns what goes wrong into one sentence and an exit code.
+
+Exit codes: 0 done; 1 the work failed; 2 bad input; 130 stopped by Ctrl-C and 143 by SIGTERM, after saving.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mbrl.core.errors import UserError, unknown
+
+
+class Command(NamedTuple):
+    """A subcommand; its module is imported only when it is called, so that help and mistakes are answered at once."""
+
+    module: str  # holds ``run(argv) -> exit code``
+    usage: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("mbrl.cli.train", "train [EXPERIMENT | RUN_DIR] [--KEY VALUE ...]",
+                     "train an experiment, or go on with a stopped run"),
+    "eval": Command("mbrl.cli.evaluate", "eval RUN_DIR [--episodes N] [--seed S] [--json]",
+                    "roll out a trained agent over fresh episodes"),
+    "report": Command("mbrl.cli.report", "report RUN_DIR", "make the run's report.html again"),
+    "list": Command("mbrl.cli.listing", "list {envs, agents, experiments}", "list what there is to choose from"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; bad input is one sentence on stderr and 2."""
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"mbrl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output (`| head`) has gone; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in {"-h", "--help", "help"}:
+        print(_help())
+        return 0
+    if argv[0] == "--version":
+        from mbrl import __version__
+
+        print(f"mbrl {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        raise unknown("command", argv[0], [*COMMANDS, "--help", "--version"])
+    return importlib.import_module(COMMANDS[argv[0]].module).run(argv[1:])
+
+
+def _help() -> str:
+    width = max(len(command.usage) for command in COMMANDS.values())
+    lines = [f"  mbrl {command.usage:<{width}}  {command.summary}" for command in COMMANDS.values()]
+    return "\n".join([
+        "usage: mbrl COMMAND ...", "",
+        "Model-based reinforcement learning in JAX.", "",
+        *lines, "",
+        "`mbrl COMMAND --help` explains a command, `mbrl train --help` every setting of an experiment;",
+        "`mbrl --version` says which version this is.",
+    ])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

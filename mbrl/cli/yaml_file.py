@@ -1,0 +1,97 @@
+"""Reads a YAML file into flat, dotted settings; loading one never runs code."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mbrl.core.errors import UserError
+
+# Beyond this no file is an experiment; PyYAML would spend minutes on one that is a thousand times larger.
+MAX_BYTES = 256 * 1024
+
+
+def read(path: Path) -> list[tuple[str, Any]]:
+    """Return the settings of a YAML file as (dotted key, value): `env: {name: x}` gives `("env.name", "x")`.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML or not a mapping, or uses tags, anchors or a key twice.
+    """
+    try:
+        if not path.is_file():
+            raise UserError(f"{path} is not a file; an experiment is a YAML file such as experiments/quickstart.yaml")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise UserError(f"{path} has {size} bytes, but an experiment has at most {MAX_BYTES}")
+        return _settings(path, path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 (byte {error.start}), so it is no YAML file") from error
+
+
+def _settings(path: Path, text: str) -> list[tuple[str, Any]]:
+    try:
+        tree = yaml.load(text, Loader=_Loader)  # the loader is a SafeLoader
+        settings = list(flatten(tree)) if isinstance(tree, dict) else None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}{_line(error)}: {_problem(error)}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply; an experiment has a handful of levels") from error
+    except ValueError as error:  # a date or a number that Python refuses
+        raise UserError(f"{path} holds a value that cannot be read: {_one_line(str(error))}") from error
+    if settings is None:
+        given = "is empty" if tree is None else f"holds a {type(tree).__name__}"
+        raise UserError(f"{path} {given}, but an experiment is a mapping of settings such as 'seed: 3'")
+    for key, value in settings:
+        if not isinstance(value, str | int | float | list | dict | datetime.date | None):
+            raise UserError(f"{path}: {key} is a {type(value).__name__}, but must be a number, text, list or null")
+    twice = [key for number, (key, _) in enumerate(settings) if key in dict(settings[:number])]
+    if twice:
+        raise UserError(f"{path}: {twice[0]} is given twice; keep one of the two")
+    return settings
+
+
+def flatten(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for every leaf of nested mappings; an empty mapping is a leaf."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which moreover refuses what would make a file say something other than it seems to."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.MarkedYAMLError(problem="anchors (&) and aliases (*) are not used here; write the value out",
+                                       problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for number, (key, _) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.value in keys[:number]:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice; keep one of the two",
+                                           problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return f", line {mark.line + 1}" if mark else ""
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    return _one_line(getattr(error, "problem", None) or getattr(error, "reason", None) or str(error))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]
