@@ -11,7 +11,7 @@ from mbrl.core.types import Metrics, PRNGKey, Sequence, TimeStep
 
 AgentState: TypeAlias = PyTree
 Carry: TypeAlias = PyTree
-Mode: TypeAlias = Literal["train", "eval"]
+Mode: TypeAlias = Literal["train", "eval", "random"]
 
 
 class ActOutput(NamedTuple):
@@ -56,7 +56,7 @@ class Agent(NamedTuple):
         init: ``key -> AgentState``.
         initial: ``batch_size -> Carry``.
         act: ``(state, key, carry, timestep [N], mode) -> ActOutput``; ``mode`` is static: "train" samples,
-            "eval" takes the policy's mode.
+            "eval" takes the policy's mode, "random" (prefill) acts uniformly but remembers as ever.
         update: ``(state, key, sequence [T, B]) -> UpdateOutput``. The first step of the sequence is context.
         diagnose: ``(state, key, sequence [T, B], context) -> Diagnosis``; ``context`` is a static int.
         gamma: the agent's discount per step, with which real returns are compared to imagined ones.

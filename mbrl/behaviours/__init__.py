@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Behaviours: learning to act inside a world model."""

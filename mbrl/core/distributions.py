@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 from mbrl.core.types import PRNGKey
 
 Normal = distrax.Normal
-Bernoulli = distrax.Bernoulli
 
 
 @runtime_checkable
@@ -83,6 +82,20 @@ class TwoHot(NamedTuple):
         return (two_hot(value, symexp_bins(self.logits.shape[-1])) * jax.nn.log_softmax(self.logits)).sum(-1)
 
 
+class Bernoulli(NamedTuple):
+    """The probability of 1, from a logit."""
+
+    logits: Float[Array, "*N"]
+
+    def mean(self) -> Float[Array, "*N"]:
+        """The probability of 1."""
+        return jax.nn.sigmoid(self.logits)
+
+    def log_prob(self, value: Float[Array, "*N"]) -> Float[Array, "*N"]:
+        """Minus the cross-entropy; ``value`` may lie between 0 and 1."""
+        return jnp.asarray(distrax.Bernoulli(logits=self.logits).log_prob(value))
+
+
 class SymlogVector(NamedTuple):
     """A vector predicted in symlog space with unit variance (Hafner et al. 2023, eq. 8)."""
 
@@ -118,12 +131,12 @@ def straight_through(log_probs: Float[Array, "*N K"], gumbel: Float[Array, "*N K
 
 def categorical_kl(p: Float[Array, "*N K"], q: Float[Array, "*N K"]) -> Float[Array, "*N"]:
     """Return KL(p || q) in nats from normalised log-probabilities."""
-    return distrax.Categorical(logits=p).kl_divergence(distrax.Categorical(logits=q))
+    return jnp.asarray(distrax.Categorical(logits=p).kl_divergence(distrax.Categorical(logits=q)))
 
 
 def normal_kl(p: tuple[Array, Array], q: tuple[Array, Array]) -> Array:
     """Return the elementwise KL(p || q) in nats of two normals given as (mean, standard deviation)."""
-    return Normal(*p).kl_divergence(Normal(*q))
+    return jnp.asarray(Normal(*p).kl_divergence(Normal(*q)))
 
 
 class Squashed(NamedTuple):

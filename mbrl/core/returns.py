@@ -15,7 +15,7 @@ def lambda_return(
     reward: Float[Array, "H *B"],
     discount: Float[Array, "H *B"],
     value: Float[Array, "H+1 *B"],
-    lam: Float[ArrayLike, ""],
+    lam: Float[ArrayLike, ""] | Float[Array, "H *B"],
 ) -> Float[Array, "H *B"]:
     """Return the λ-returns G of the states s_0 … s_{H-1}.
 
@@ -27,15 +27,16 @@ def lambda_return(
         reward: r_1 … r_H; entry t is the reward on arriving at s_{t+1}.
         discount: d_1 … d_H, in [0, 1]; 0 where s_{t+1} is terminal.
         value: V(s_0) … V(s_H); V(s_0) is not used, so that the critic's output is passed as it stands.
-        lam: λ, in [0, 1].
+        lam: λ, in [0, 1]; one number, or λ_1 … λ_H where it differs (0 cuts the return at a truncation).
     """
 
-    def backwards(following: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        r, d, v = inputs
-        current = r + d * ((1 - lam) * v + lam * following)
+    def backwards(following: Array, inputs: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        r, d, v, mix = inputs
+        current = r + d * ((1 - mix) * v + mix * following)
         return current, current
 
-    return jax.lax.scan(backwards, value[-1], (reward, discount, value[1:]), reverse=True)[1]
+    lams = jnp.broadcast_to(lam, reward.shape)
+    return jax.lax.scan(backwards, value[-1], (reward, discount, value[1:], lams), reverse=True)[1]
 
 
 def discounted_return(reward: Float[Array, "H *B"], discount: Float[Array, "H *B"]) -> Float[Array, "H *B"]:

@@ -1,0 +1,183 @@
+"""Dreamer: an RSSM, and an actor-critic that learns by backpropagating imagined rollouts through it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from dm_env import specs
+from jaxtyping import Array, Float, PyTree
+
+from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
+from mbrl.behaviours.actor_critic import ActorCritic, ActorCriticConfig
+from mbrl.core import normalise
+from mbrl.core.errors import UserError
+from mbrl.core.optim import OptimConfig, make_optimiser
+from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
+from mbrl.worldmodels.base import Latent, Prediction
+from mbrl.worldmodels.rssm import RSSM, RSSMConfig
+from mbrl.worldmodels.sizes import SIZES, Size
+
+
+@dataclasses.dataclass(frozen=True)
+class DreamerConfig:
+    """The Dreamer agent."""
+
+    name: str = "dreamer"
+    """The agent; see `mbrl list agents`."""
+    size: Size = "1m"
+    """Preset of all widths that are not set themselves."""
+    worldmodel: RSSMConfig = RSSMConfig()
+    """The world model."""
+    behaviour: ActorCriticConfig = ActorCriticConfig()
+    """Learning in imagination."""
+    optim: OptimConfig = OptimConfig()
+    """The optimiser of everything."""
+    replay_context: bool = True
+    """Start replayed sequences from stored latents instead of from nothing."""
+
+
+class DreamerState(NamedTuple):
+    """Everything that learns."""
+
+    params: dict[str, Params]  # "model", "actor", "critic"
+    slow_critic: Params
+    optimiser: PyTree
+    returns: normalise.PercentileState
+
+
+class Memory(NamedTuple):
+    """What acting remembers of N environments."""
+
+    latent: Latent  # [N, ...]
+    action: Float[Array, "N A"]  # the last action taken
+
+
+def resolve(config: DreamerConfig) -> DreamerConfig:
+    """Return the config with every width that was `None` filled from its size."""
+    widths = SIZES[config.size]
+    filled = {"deter": widths.deter, "hidden": widths.units, "units": widths.units, "classes": widths.classes}
+    missing = {name: width for name, width in filled.items() if getattr(config.worldmodel, name) is None}
+    units = widths.units if config.behaviour.units is None else config.behaviour.units
+    return dataclasses.replace(
+        config,
+        worldmodel=dataclasses.replace(config.worldmodel, **missing),
+        behaviour=dataclasses.replace(config.behaviour, units=units),
+    )
+
+
+class Dreamer:
+    """The composition; ``make`` hands its methods out as an ``Agent``."""
+
+    def __init__(self, config: DreamerConfig, observation_spec: Spec, action_spec: specs.Array) -> None:
+        """Build model, behaviour and optimiser for one task's specs; raises UserError for impossible configs."""
+        self.config = resolve(config)
+        self.model = RSSM(self.config.worldmodel, observation_spec, action_spec)
+        self.behaviour = ActorCritic(self.config.behaviour, self.model, action_spec)
+        self.optimiser = make_optimiser(self.config.optim)
+
+    def init(self, key: PRNGKey) -> DreamerState:
+        """Draw the first state."""
+        model_key, behaviour_key = jax.random.split(key)
+        params = {"model": self.model.init(model_key), **self.behaviour.init(behaviour_key)}
+        slow = jax.tree.map(jnp.copy, params["critic"])
+        return DreamerState(params, slow, self.optimiser.init(params), normalise.init())
+
+    def initial(self, batch_size: int) -> Memory:
+        """Return the memory of environments never seen."""
+        return Memory(self.model.initial(batch_size), jnp.zeros((batch_size, self.model.actions)))
+
+    def act(self, state: DreamerState, key: PRNGKey, memory: Memory, timestep: TimeStep, mode: Mode) -> ActOutput:
+        """Filter what was seen and choose."""
+        filter_key, policy_key = jax.random.split(key)
+        latent = self.model.step(state.params["model"], filter_key, memory.latent, memory.action, timestep)
+        action = self.behaviour.choose(state.params["actor"], policy_key, latent, mode)
+        return ActOutput(action, Memory(latent, action), self.model.pack(latent))
+
+    def update(self, state: DreamerState, key: PRNGKey, sequence: Sequence) -> UpdateOutput:
+        """Learn from ``sequence [T + 1, B]``: one gradient step of model, actor and critic together."""
+        if not self.config.replay_context:
+            sequence = sequence._replace(context=jax.tree.map(jnp.zeros_like, sequence.context))
+        grads, (latent, returns, metrics) = jax.grad(self._loss, has_aux=True)(state.params, state, key, sequence)
+        updates, optimiser = self.optimiser.update(grads, state.optimiser, state.params)
+        params = cast(dict, optax.apply_updates(state.params, updates))
+        slow = optax.incremental_update(params["critic"], state.slow_critic, self.config.behaviour.slow_rate)
+        norms = {f"grad_norm/{name}": optax.global_norm(part) for name, part in grads.items()}
+        finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(optax.global_norm(norms))
+        learned = DreamerState(params, slow, optimiser, returns)
+        # A loss or gradient that is not finite leaves everything as it was; the runner counts and stops.
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), learned, state)
+        fresh = self.model.pack(latent)
+        context = jax.tree.map(lambda old, new: old.at[1:].set(new), sequence.context, fresh)
+        context = jax.tree.map(lambda new, old: jnp.where(finite, new, old), context, sequence.context)
+        skipped = {"update/skipped": 1.0 - finite}
+        return UpdateOutput(state, context, metrics | norms | skipped)
+
+    def diagnose(self, state: DreamerState, key: PRNGKey, sequence: Sequence, context: int) -> Diagnosis:
+        """Compare the model with ``sequence [T, B]`` (see ``Diagnosis``)."""
+        model, horizon = state.params["model"], sequence.action.shape[0] - context
+        filter_key, dream_key, policy_key = jax.random.split(key, 3)
+        # A step of nothing before the first makes the filter cover all T steps.
+        padded = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x]), sequence)
+        start = self.model.initial(sequence.action.shape[1])
+        latent = self.model.observe(model, filter_key, start, padded).latent
+        last = jax.tree.map(lambda x: x[context - 1], latent)
+        dream = self.model.imagine(model, dream_key, last, sequence.action[context - 1 : -1], horizon)
+        opened = jax.tree.map(lambda seen, dreamt: jnp.concatenate([seen[:context], dreamt[1:]]), latent, dream.latent)
+        flat = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), latent)
+        imagined = self.behaviour.imagine(model, state.params, policy_key, flat)
+        filtered, open_loop = self.model.predict(model, latent), self.model.predict(model, opened)
+        return Diagnosis(
+            observation=self._read(filtered, sequence),
+            reward=filtered.reward.mean(),
+            discount=filtered.discount.mean(),
+            value=imagined.value[0].reshape(sequence.action.shape[:2]),
+            imagined_return=imagined.returns[0].reshape(sequence.action.shape[:2]),
+            open_loop_observation=self._read(open_loop, sequence),
+            open_loop_reward=open_loop.reward.mean(),
+            open_loop_discount=open_loop.discount.mean(),
+        )
+
+    def _read(self, prediction: Prediction, sequence: Sequence) -> dict[str, Array]:
+        """Return the observations' expectations in their own shapes, ``[T, B, ...]``."""
+        lead = sequence.action.shape[:2]
+        means = {name: head.mean() for name, head in prediction.observation.items()}
+        return {name: means[name].reshape((*lead, *shape)) for name, shape in self.model.shapes.items()}
+
+    def _loss(self, params: dict[str, Params], state: DreamerState, key: PRNGKey, sequence: Sequence):
+        model_key, behaviour_key = jax.random.split(key)
+        model_loss, output = self.model.loss(params["model"], model_key, sequence)
+        behaviour_loss, (returns, metrics) = self.behaviour.loss(
+            {"actor": params["actor"], "critic": params["critic"]},
+            params["model"],
+            state.slow_critic,
+            state.returns,
+            behaviour_key,
+            output.posterior.latent,
+            jax.tree.map(lambda x: x[1:], sequence.timestep),
+        )
+        loss = model_loss + behaviour_loss
+        metrics |= output.metrics | {f"loss/{name}": value.mean() for name, value in output.losses.items()}
+        return loss, (output.posterior.latent, returns, metrics | {"loss/total": loss})
+
+
+def make(config: DreamerConfig, observation_spec: Spec, action_spec: specs.Array) -> Agent:
+    """Return Dreamer for one task.
+
+    Raises:
+        UserError: the config cannot be built, or the task's specs are not supported.
+    """
+    if isinstance(action_spec, dict):
+        raise UserError("dreamer takes one action array; this environment's action_spec is a dict: flatten it")
+    dreamer = Dreamer(config, observation_spec, action_spec)
+    return Agent(
+        init=dreamer.init,
+        initial=dreamer.initial,
+        act=dreamer.act,
+        update=dreamer.update,
+        diagnose=dreamer.diagnose,
+        gamma=dreamer.config.behaviour.gamma,
+    )

@@ -1,0 +1,258 @@
+"""Actor and critic, learned inside imagination (Hafner et al. 2020, 2023).
+
+Symbols: s latent, a action, r reward, c probability of going on, gamma discount, R lambda-return, v critic.
+Rewards and discounts belong to the state arrived in, so R_t = r_{t+1} + gamma c_{t+1} (...), t = 0..H-1.
+
+The actor's objective is the return from the first imagined state, E[R_0], with R normalised. Three estimators of its
+gradient agree in expectation where the critic is exact:
+    dynamics    d R_0 / d theta along the imagined states (pathwise; straight-through where latents are discrete)
+    reinforce   sum_t w_t d log pi(a_t | s_t) / d theta * (R_t - v_t), w_t = prod_{k<=t} gamma c_k (Williams 1992)
+    mix         a convex combination of the two
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from dm_env import specs
+from jaxtyping import Array, Float
+
+from mbrl.behaviours.policy import ActionDistribution, PolicyHead
+from mbrl.core import normalise
+from mbrl.core.distributions import TwoHot
+from mbrl.core.errors import UserError
+from mbrl.core.normalise import PercentileConfig, PercentileState
+from mbrl.core.returns import lambda_return
+from mbrl.core.types import Metrics, Params, PRNGKey, Scalar, TimeStep
+from mbrl.nets.heads import Head
+from mbrl.worldmodels.base import Dream, Latent, WorldModel, weigh
+
+stop = jax.lax.stop_gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCriticConfig:
+    """Learning in imagination. Fields left at `None` follow the agent's size."""
+
+    horizon: int = 15
+    """Imagined steps H from every replayed state."""
+    gamma: float = 0.997
+    """Discount per agent step; 1 - 1/333 in DreamerV3."""
+    lam: float = 0.95
+    """Lambda of the return: 1 sums imagined rewards over the horizon, 0 trusts the critic after one step."""
+    gradient: Literal["auto", "dynamics", "reinforce", "mix"] = "auto"
+    """The actor's gradient; auto is dynamics for continuous actions and reinforce for discrete ones."""
+    mix: float = 0.5
+    """Share of dynamics in `mix`."""
+    entropy: float = 3e-4
+    """Weight of the policy's entropy, against returns normalised to about [0, 1]."""
+    actor_layers: int = 3
+    """Hidden layers of the actor."""
+    critic_layers: int = 3
+    """Hidden layers of the critic."""
+    units: int | None = None
+    """Width of actor and critic."""
+    bins: int = 255
+    """Bins of the two-hot critic (odd)."""
+    min_std: float = 0.1
+    """Smallest standard deviation of a continuous policy."""
+    max_std: float = 1.0
+    """Largest standard deviation of a continuous policy."""
+    unimix: float = 0.01
+    """Share of uniform mixed into a discrete policy."""
+    slow_rate: float = 0.02
+    """Rate at which the slow critic follows the critic."""
+    slow_scale: float = 1.0
+    """Weight that keeps the critic near the slow critic."""
+    replay_scale: float = 0.3
+    """Weight of the critic's loss on replayed rewards."""
+    normalise_returns: bool = True
+    """Divide returns by their percentile range, so that one entropy weight fits all rewards."""
+    percentiles: PercentileConfig = PercentileConfig()
+    """That range."""
+
+
+class Imagined(NamedTuple):
+    """A dream with what learning needs of it."""
+
+    features: Float[Array, "H+1 B F"]
+    action: Float[Array, "H B A"]
+    returns: Float[Array, "H B"]  # lambda-returns R_0..R_{H-1}
+    value: Float[Array, "H+1 B"]
+    weight: Float[Array, "H B"]  # probability, discounted, that step t is reached
+
+
+def check(config: ActorCriticConfig) -> None:
+    """Raise a UserError for values outside their range."""
+    for name in ("gamma", "lam", "mix", "unimix", "slow_rate"):
+        value = getattr(config, name)
+        if not 0 <= value <= 1:
+            raise UserError(f"behaviour.{name} must lie in [0, 1]; got {value}")
+    if config.horizon < 1:
+        raise UserError(f"behaviour.horizon must be at least 1; got {config.horizon}")
+    if config.bins < 3 or config.bins % 2 == 0:
+        raise UserError(f"behaviour.bins must be odd and at least 3; got {config.bins}")
+    if not 0 < config.min_std <= config.max_std:
+        raise UserError(
+            f"behaviour.min_std must be positive and at most max_std ({config.max_std}); got {config.min_std}"
+        )
+
+
+class ActorCritic:
+    """The behaviour; holds network definitions, never parameters. Knows the model only by its door."""
+
+    def __init__(self, config: ActorCriticConfig, model: WorldModel, action_spec: specs.Array) -> None:
+        """Describe actor and critic.
+
+        Args:
+            config: with every size filled in.
+            model: the world model it will dream in.
+            action_spec: of one environment.
+
+        Raises:
+            UserError: for values outside their range.
+        """
+        check(config)
+        units = config.units or 0
+        self.config, self.model = config, model
+        self.policy = PolicyHead(
+            action_spec, config.actor_layers, units, (config.min_std, config.max_std), config.unimix
+        )
+        self.critic = Head(config.critic_layers, units, config.bins, outscale=0.0)
+        automatic = "reinforce" if self.policy.discrete else "dynamics"
+        self.gradient = automatic if config.gradient == "auto" else config.gradient
+
+    def init(self, key: PRNGKey) -> dict[str, Params]:
+        """Draw the parameters of actor and critic."""
+        actor_key, critic_key = jax.random.split(key)
+        features = self.model.features(self.model.initial(1))
+        return {
+            "actor": self.policy.init(actor_key, features),
+            "critic": self.critic.init(critic_key, features)["params"],
+        }
+
+    def act(self, actor: Params, latent: Latent) -> ActionDistribution:
+        """Return the policy in the latents ``[*N]``."""
+        return self.policy.apply(actor, self.model.features(latent))
+
+    def choose(
+        self, actor: Params, key: PRNGKey, latent: Latent, mode: Literal["train", "eval", "random"]
+    ) -> Float[Array, "*N A"]:
+        """Return the action for the environment: a sample, the policy's mode, or uniform over the action space."""
+        policy = self.act(actor, latent)
+        if mode == "random":
+            return self.policy.uniform(key, policy.mode().shape)
+        action = policy.sample(key) if mode == "train" else policy.mode()
+        return action if self.policy.discrete else jnp.clip(action, -1.0, 1.0)
+
+    def value(self, critic: Params, features: Float[Array, "*N F"]) -> TwoHot:
+        """Return the critic's distribution over returns."""
+        return TwoHot(jnp.asarray(self.critic.apply({"params": critic}, features)))
+
+    def imagine(self, model: Params, params: dict[str, Params], key: PRNGKey, start: Latent) -> Imagined:
+        """Dream from ``start [B]``; gradients reach the actor only, through its actions and the dynamics."""
+        policy = lambda latent, key: self.act(params["actor"], latent).sample(key)
+        dream: Dream = self.model.imagine(stop(model), key, stop(start), policy, self.config.horizon)
+        prediction = self.model.predict(stop(model), dream.latent)
+        features = self.model.features(dream.latent)
+        value = self.value(stop(params["critic"]), features).mean()
+        alive = self.config.gamma * prediction.discount.mean()
+        reward = prediction.reward.mean()
+        returns = lambda_return(reward[1:], alive[1:], value, self.config.lam)
+        # The start counts as far as it is not terminal itself; gamma enters with the first imagined step.
+        weight = stop(jnp.cumprod(alive, 0) / self.config.gamma)[:-1]
+        return Imagined(features, dream.action, returns, value, weight)
+
+    def actor_loss(
+        self, actor: Params, imagined: Imagined, returns: PercentileState
+    ) -> tuple[Float[Array, "H B"], Metrics]:
+        """Return the actor's loss per imagined step and its metrics (module docstring has the equations)."""
+        distribution = self.policy.apply(actor, stop(imagined.features[:-1]))
+        _, scale = normalise.scale(returns, self.config.percentiles)
+        scale = scale if self.config.normalise_returns else jnp.float32(1)
+        share = {"dynamics": 1.0, "reinforce": 0.0, "mix": self.config.mix}[self.gradient]
+        entropy = distribution.entropy()
+        loss = -imagined.weight * self.config.entropy * entropy
+        if share > 0:
+            # R_0 alone, laid on the first step: R_t is already inside it, discounted as the policy gradient has it.
+            first = imagined.weight[0] * imagined.returns[0] / scale
+            loss = loss.at[0].add(-share * first)
+        if share < 1:
+            advantage = stop((imagined.returns - imagined.value[:-1]) / scale)
+            log_prob = distribution.log_prob(stop(imagined.action))
+            loss = loss - (1 - share) * imagined.weight * log_prob * advantage
+        metrics = {
+            "actor/entropy": entropy.mean(),
+            "actor/return_scale": scale,
+            "actor/action_size": jnp.abs(imagined.action).mean(),
+        }
+        return loss, metrics
+
+    def critic_loss(
+        self, critic: Params, slow: Params, features: Float[Array, "T B F"], target: Float[Array, "T B"]
+    ) -> Float[Array, "T B"]:
+        """Return the two-hot loss towards returns, plus the pull towards the slow critic (eq. 10)."""
+        value = self.value(critic, features)
+        slow_value = stop(self.value(slow, features).mean())
+        return -value.log_prob(stop(target)) - self.config.slow_scale * value.log_prob(slow_value)
+
+    def replay_returns(
+        self, timestep: TimeStep, bootstrap: Float[Array, "T B"]
+    ) -> tuple[Float[Array, "T-1 B"], Float[Array, "T-1 B"]]:
+        """Return lambda-returns along replayed rewards and the mask of steps that have one.
+
+        Args:
+            timestep: ``[T, B]``.
+            bootstrap: an estimate of the return from every step, ``[T, B]``: the imagined one.
+
+        At a truncation the return stops at the bootstrap; from a LAST step there is no return.
+        """
+        after = jax.tree.map(lambda x: x[1:], timestep)
+        lam = self.config.lam * (1.0 - after.last())
+        returns = lambda_return(after.reward, self.config.gamma * after.discount, bootstrap, lam)
+        return returns, 1.0 - timestep.last()[:-1]
+
+    def loss(
+        self,
+        params: dict[str, Params],
+        model: Params,
+        slow: Params,
+        returns: PercentileState,
+        key: PRNGKey,
+        posterior: Latent,
+        timestep: TimeStep,
+    ) -> tuple[Scalar, tuple[PercentileState, Metrics]]:
+        """Return the behaviour's loss, the new return statistics and metrics.
+
+        Args:
+            params: ``{"actor", "critic"}``.
+            model: the world model's parameters; only the replayed critic loss reaches what made ``posterior``.
+            slow: the slow critic's parameters.
+            returns: statistics of the return normaliser.
+            key: for imagination.
+            posterior: filtered latents ``[T, B]``; imagination starts from every one.
+            timestep: what they were filtered from, ``[T, B]``.
+        """
+        steps, batch = timestep.reward.shape
+        start = jax.tree.map(lambda x: x.reshape((steps * batch, *x.shape[2:])), posterior)
+        imagined = self.imagine(model, params, key, start)
+        returns = normalise.update(returns, stop(imagined.returns), self.config.percentiles)
+        actor, metrics = self.actor_loss(params["actor"], imagined, returns)
+        critic = imagined.weight * self.critic_loss(
+            params["critic"], slow, stop(imagined.features[:-1]), imagined.returns
+        )
+        target, mask = self.replay_returns(timestep, imagined.returns[0].reshape((steps, batch)))
+        features = self.model.features(posterior)[:-1]
+        replay = mask * self.critic_loss(params["critic"], slow, features, target)
+        losses = {"actor": actor, "critic": critic, "replay_critic": replay}
+        weights = {"actor": 1.0, "critic": 1.0, "replay_critic": self.config.replay_scale}
+        metrics |= {f"loss/{name}": value.mean() for name, value in losses.items()}
+        metrics |= {
+            "critic/value": imagined.value.mean(),
+            "critic/imagined_return": imagined.returns.mean(),
+            "critic/replay_return": (target * mask).sum() / jnp.maximum(mask.sum(), 1),
+        }
+        return weigh(losses, weights), (returns, metrics)

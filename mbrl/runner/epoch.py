@@ -1,0 +1,205 @@
+"""The training program: collect, add, learn, as one jitted scan over one immutable ``TrainState``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mbrl.agents import AGENTS
+from mbrl.agents.base import ActOutput, Agent, Mode
+from mbrl.core.types import Metrics, PRNGKey, Sequence, action_dim, example, restart, to_env_action
+from mbrl.envs import make_vector
+from mbrl.envs.base import VectorEnvironment
+from mbrl.replay.ring import Ring
+from mbrl.runner.config import Config
+from mbrl.runner.state import Collector, Faults, TrainState
+
+
+class Program(NamedTuple):
+    """A config made runnable; the two functions are jitted and compile once each."""
+
+    agent: Agent
+    env: VectorEnvironment
+    ring: Ring
+    init: Callable[[PRNGKey], TrainState]
+    epoch: Callable[[TrainState], tuple[TrainState, Metrics]]  # the argument is donated
+
+
+class Episodes(NamedTuple):
+    """Sums over what happened while collecting; a fresh one each epoch."""
+
+    finished: Int[Array, ""]
+    returns: Float[Array, ""]
+    lengths: Int[Array, ""]
+    reward: Float[Array, ""]
+
+
+def make_program(config: Config) -> Program:
+    """Build agent, environments, replay and the two jitted functions of a config.
+
+    Raises:
+        UserError: the environment or the agent cannot be made.
+    """
+    env = make_vector(config.env, config.num_envs)
+    agent = AGENTS[config.agent.name].make(config.agent, env.observation_spec, env.action_spec)
+    ring = Ring(config.replay, config.num_envs)
+    parts = (agent, env, ring)
+    return Program(
+        *parts,
+        init=jax.jit(lambda key: init_state(*parts, key)),
+        epoch=jax.jit(lambda state: epoch(*parts, config, state), donate_argnums=0),
+    )
+
+
+def init_state(agent: Agent, env: VectorEnvironment, ring: Ring, key: PRNGKey) -> TrainState:
+    """Draw the first state of a run. Jit it: buffers of an unjitted one may be shared, and then not be donated."""
+    agent_key, env_key, run_key = jax.random.split(key, 3)
+    count = env.num_envs
+    env_state, timestep = env.reset(env_key)
+    nothing = jnp.zeros(count)
+    collector = Collector(env_state, timestep, agent.initial(count), nothing, nothing.astype(jnp.int32))
+    agent_state = agent.init(agent_key)
+    step = step_example(agent, env, agent_state)
+    window = lambda x: jnp.zeros((ring.config.batch_length + 1, ring.config.batch_size, *x.shape[1:]), x.dtype)
+    zero = jnp.int32(0)
+    faults = Faults(zero, zero, jax.tree.map(window, step))
+    return TrainState(agent_state, collector, ring.init(step), zero, zero, faults, run_key)
+
+
+def step_example(agent: Agent, env: VectorEnvironment, agent_state: Any) -> Sequence:
+    """Return zeros of what replay stores of N environments in one step, ``[N, ...]``."""
+    first = restart(example(env.observation_spec))
+    timestep = jax.tree.map(lambda x: jnp.zeros((env.num_envs, *x.shape), x.dtype), first)
+    act = lambda key: agent.act(agent_state, key, agent.initial(env.num_envs), timestep, "train")
+    output = jax.eval_shape(act, jax.random.key(0))
+    context = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), output.context)
+    return Sequence(timestep, jnp.zeros((env.num_envs, action_dim(env.action_spec))), context)
+
+
+def updates_due(config: Config, vector_steps: Int[Array, ""]) -> Int[Array, ""]:
+    """Return how many updates should have been done after this many vector steps.
+
+    Exactly floor(ratio * (agent steps - prefill) / trained steps per batch), as a ratio of integers, so that no
+    rounding error adds up over a run. The prefill's steps are not made up for.
+    """
+    ratio = Fraction(config.train_ratio).limit_denominator(1000) * config.num_envs
+    ratio /= config.replay.batch_size * config.replay.batch_length
+    learning = jnp.maximum(vector_steps - -(-config.prefill // config.num_envs), 0)
+    whole, rest = learning // ratio.denominator, learning % ratio.denominator
+    return whole * ratio.numerator + rest * ratio.numerator // ratio.denominator
+
+
+def collect(
+    agent: Agent, env: VectorEnvironment, agent_state: Any, collector: Collector, key: PRNGKey, random: Bool[Array, ""]
+) -> tuple[Collector, Sequence]:
+    """Act once in N environments, uniformly at random where ``random`` (prefill).
+
+    Returns:
+        the collector one step on, and the step ``[N, ...]`` for replay.
+    """
+
+    def act(mode: Mode) -> Callable[[], ActOutput]:
+        return lambda: agent.act(agent_state, key, collector.carry, collector.timestep, mode)
+
+    output = jax.lax.cond(random, act("random"), act("train"))
+    step = Sequence(collector.timestep, output.action, output.context)
+    env_state, timestep = env.step(collector.env, to_env_action(env.action_spec, output.action))
+    fresh = timestep.first()
+    returns = jnp.where(fresh, 0.0, collector.returns + timestep.reward)
+    lengths = jnp.where(fresh, 0, collector.lengths + 1)
+    return Collector(env_state, timestep, output.carry, returns, lengths), step
+
+
+def learn(
+    agent: Agent, ring: Ring, state: TrainState, key: PRNGKey, sums: Metrics
+) -> tuple[TrainState, Metrics]:
+    """Draw one batch and update the agent once; add the update's metrics to ``sums``."""
+    sample_key, update_key = jax.random.split(key)
+    sequence, address = ring.sample(state.replay, sample_key)
+    output = agent.update(state.agent, update_key, sequence)
+    skipped = output.metrics["update/skipped"] > 0
+    faults = state.faults._replace(
+        updates=state.faults.updates + skipped,
+        batch=jax.tree.map(lambda new, old: jnp.where(skipped, new, old), sequence, state.faults.batch),
+    )
+    # A skipped update's metrics are what was not finite: they would spoil the epoch's means.
+    healthy = {name: jnp.where(skipped, 0.0, value) for name, value in output.metrics.items()}
+    sums = jax.tree.map(jnp.add, sums, healthy | {"update/skipped": skipped.astype(jnp.float32)})
+    state = state._replace(
+        agent=output.state,
+        replay=ring.update_context(state.replay, address, output.context),
+        updates=state.updates + 1,
+        faults=faults,
+    )
+    return state, sums
+
+
+def epoch(
+    agent: Agent, env: VectorEnvironment, ring: Ring, config: Config, state: TrainState
+) -> tuple[TrainState, Metrics]:
+    """Collect ``config.epoch`` agent steps in N environments, learning between them as the train ratio says.
+
+    Returns:
+        the new state and scalars: means over the epoch's updates (0 where there was none), over the episodes that
+        ended in it (NaN where none did), and counters.
+    """
+    per_step = config.num_envs * config.env.action_repeat
+
+    def body(carry: tuple, _: None) -> tuple[tuple, None]:
+        state, sums, episodes = carry
+        key, act_key, learn_key = jax.random.split(state.key, 3)
+        vector_steps = state.step // per_step
+        random = vector_steps * config.num_envs < config.prefill
+        collector, step = collect(agent, env, state.agent, state.env, act_key, random)
+        state = state._replace(
+            env=collector, replay=ring.add(state.replay, step), step=state.step + per_step, key=key
+        )
+        due = updates_due(config, vector_steps + 1) - updates_due(config, vector_steps)
+        one = lambda i, carry: learn(agent, ring, carry[0], jax.random.fold_in(learn_key, i), carry[1])
+        state, sums = jax.lax.fori_loop(0, due, one, (state, sums))
+        return (state, sums, tally(episodes, collector)), None
+
+    before = state
+    sequence, _ = jax.eval_shape(ring.sample, state.replay, state.key)
+    shapes = jax.eval_shape(agent.update, state.agent, state.key, sequence).metrics
+    sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    episodes = Episodes(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0))
+    length = config.epoch // config.num_envs
+    (state, sums, episodes), _ = jax.lax.scan(body, (state, sums, episodes), None, length)
+    state = state._replace(faults=state.faults._replace(physics=state.env.env.faults))
+    return state, summarise(config, before, state, sums, episodes)
+
+
+def tally(episodes: Episodes, collector: Collector) -> Episodes:
+    """Add the episodes that have just ended, and the rewards of one vector step."""
+    last = collector.timestep.last()
+    return Episodes(
+        finished=episodes.finished + last.sum(dtype=jnp.int32),
+        returns=episodes.returns + jnp.where(last, collector.returns, 0.0).sum(),
+        lengths=episodes.lengths + jnp.where(last, collector.lengths, 0).sum(dtype=jnp.int32),
+        reward=episodes.reward + collector.timestep.reward.sum(),
+    )
+
+
+def summarise(config: Config, before: TrainState, state: TrainState, sums: Metrics, episodes: Episodes) -> Metrics:
+    """Return an epoch's scalars (see ``epoch``)."""
+    updates = state.updates - before.updates
+    healthy = updates - (state.faults.updates - before.faults.updates)
+    means = {name: value / jnp.maximum(healthy, 1) for name, value in sums.items()}
+    ended = jnp.where(episodes.finished > 0, episodes.finished, jnp.nan)
+    return means | {
+        "episode/count": episodes.finished.astype(jnp.float32),
+        "episode/return": episodes.returns / ended,
+        "episode/length": episodes.lengths / ended,
+        "episode/reward_rate": episodes.reward / config.epoch,
+        "run/updates": state.updates.astype(jnp.float32),
+        "run/updates_per_step": updates / (state.step - before.step),
+        "update/skipped": (state.faults.updates - before.faults.updates).astype(jnp.float32),
+        "fault/updates": state.faults.updates.astype(jnp.float32),
+        "fault/physics": state.faults.physics.astype(jnp.float32),
+    }

@@ -1,0 +1,306 @@
+"""The recurrent state-space model of DreamerV3 for vector observations.
+
+Symbols (Hafner et al. 2023, eq. 3-6): h = deter, z = stoch, x = observation, a = action, r = reward, c = discount.
+    sequence model  h_t = f(h_{t-1}, z_{t-1}, a_{t-1})      prior      z_t ~ p(z_t | h_t)
+    posterior       z_t ~ q(z_t | h_t, x_t)                 heads      r_t, c_t, x_t from (h_t, z_t)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from dm_env import specs
+from jaxtyping import Array, Bool, Float
+
+from mbrl.core.distributions import Bernoulli, TwoHot
+from mbrl.core.errors import UserError
+from mbrl.core.types import (
+    Observation,
+    Params,
+    PRNGKey,
+    Scalar,
+    Sequence,
+    Spec,
+    TimeStep,
+    action_dim,
+    as_dict,
+)
+from mbrl.nets.blocks import BlockGRU
+from mbrl.nets.heads import Head, VectorDecoder, VectorEncoder, vector_shapes
+from mbrl.worldmodels.base import Dream, ModelOutput, Policy, Posterior, Prediction, weigh
+from mbrl.worldmodels.stochastic import Categorical, Gaussian, Stochastic
+
+
+@dataclasses.dataclass(frozen=True)
+class RSSMConfig:
+    """The world model. Fields left at `None` follow the agent's size."""
+
+    deter: int | None = None
+    """Width of the deterministic state h."""
+    hidden: int | None = None
+    """Width of the layers inside the dynamics."""
+    units: int | None = None
+    """Width of encoder, decoder and heads."""
+    stoch: int = 32
+    """How many stochastic variables z has."""
+    classes: int | None = None
+    """Classes of each categorical variable."""
+    latent: Literal["categorical", "gaussian"] = "categorical"
+    """Family of the stochastic variables."""
+    blocks: int = 8
+    """Diagonal blocks of the recurrent weights; must divide deter."""
+    unimix: float = 0.01
+    """Share of uniform mixed into every categorical, so that no KL is infinite."""
+    encoder_layers: int = 3
+    """Layers of the encoder."""
+    decoder_layers: int = 3
+    """Layers of the decoder."""
+    prior_layers: int = 2
+    """Layers between h and the prior."""
+    posterior_layers: int = 1
+    """Layers between (h, token) and the posterior."""
+    head_layers: int = 1
+    """Layers of the reward and discount heads."""
+    bins: int = 255
+    """Bins of the two-hot reward head (odd)."""
+    free_nats: float = 1.0
+    """KL below which neither side of the balance is trained (free bits, in nats)."""
+    dynamics_scale: float = 1.0
+    """Weight of the KL that pulls the prior towards the posterior."""
+    representation_scale: float = 0.1
+    """Weight of the KL that pulls the posterior towards the prior."""
+    reconstruction_scale: float = 1.0
+    """Weight of the observation loss."""
+    reward_scale: float = 1.0
+    """Weight of the reward loss."""
+    discount_scale: float = 1.0
+    """Weight of the discount loss."""
+
+
+class Latent(NamedTuple):
+    """The model's state."""
+
+    deter: Float[Array, "*N D"]
+    stoch: Float[Array, "*N Z"]  # flattened one-hots, or a normal sample
+
+
+class Packed(NamedTuple):
+    """A latent as replay stores it."""
+
+    deter: Float[Array, "*N D"]
+    stoch: Array  # [*N, S] class indices (uint8), or the normal sample
+
+
+def check(config: RSSMConfig) -> None:
+    """Raise a UserError for sizes that cannot be built."""
+    if None in (config.deter, config.classes, config.hidden, config.units):
+        raise UserError("worldmodel.deter, hidden, units and classes must be numbers here; the agent's size fills them")
+    deter, classes = config.deter or 0, config.classes or 0
+    if deter % config.blocks or not deter:
+        below = deter - deter % config.blocks
+        raise UserError(
+            f"worldmodel.deter must be a multiple of worldmodel.blocks ({config.blocks}); got {deter}, "
+            f"nearest are {below} and {below + config.blocks}"
+        )
+    if config.bins < 3 or config.bins % 2 == 0:
+        raise UserError(f"worldmodel.bins must be odd and at least 3; got {config.bins}")
+    if not 0 <= config.unimix < 1:
+        raise UserError(f"worldmodel.unimix must lie in [0, 1); got {config.unimix}")
+    if config.latent == "categorical" and not 2 <= classes <= 256:
+        raise UserError(f"worldmodel.classes must lie between 2 and 256; got {classes}")
+
+
+class RSSM:
+    """A ``WorldModel``; holds the network definitions, never parameters."""
+
+    def __init__(self, config: RSSMConfig, observation_spec: Spec, action_spec: specs.Array) -> None:
+        """Build the networks.
+
+        Args:
+            config: with every size filled in.
+            observation_spec: of one environment; vectors only.
+            action_spec: of one environment.
+
+        Raises:
+            UserError: for sizes that do not divide, or image observations.
+        """
+        check(config)
+        deter, units = config.deter or 0, config.units or 0
+        self.config = config
+        self.shapes = vector_shapes(observation_spec)
+        self.actions = action_dim(action_spec)
+        self.stochastic: Stochastic = (
+            Categorical(config.stoch, config.classes or 0, config.unimix)
+            if config.latent == "categorical"
+            else Gaussian(config.stoch)
+        )
+        self.deter = deter
+        self.nets: dict[str, nn.Module] = {
+            "encoder": VectorEncoder(tuple(self.shapes), config.encoder_layers, units),
+            "dynamics": BlockGRU(config.hidden or 0, config.blocks),
+            "prior": Head(config.prior_layers, config.hidden or 0, self.stochastic.outputs),
+            "posterior": Head(config.posterior_layers, config.hidden or 0, self.stochastic.outputs),
+            "decoder": VectorDecoder(tuple(self.shapes.items()), config.decoder_layers, units),
+            "reward": Head(config.head_layers, units, config.bins, outscale=0.0),
+            "discount": Head(config.head_layers, units, 1),
+        }
+        self.weights = {
+            "reconstruction": config.reconstruction_scale,
+            "reward": config.reward_scale,
+            "discount": config.discount_scale,
+            "dynamics": config.dynamics_scale,
+            "representation": config.representation_scale,
+        }
+
+    def init(self, key: PRNGKey) -> Params:
+        """Draw parameters, one entry per network."""
+        latent, token = self.initial(1), jnp.zeros((1, self.config.units or 0))
+        features = self.features(latent)
+        inputs = {
+            "encoder": ({k: jnp.zeros((1, *shape)) for k, shape in self.shapes.items()}, (1,)),
+            "dynamics": (latent.deter, latent.stoch, jnp.zeros((1, self.actions))),
+            "prior": (latent.deter,),
+            "posterior": (jnp.concatenate([latent.deter, token], -1),),
+            "decoder": (features,),
+            "reward": (features,),
+            "discount": (features,),
+        }
+        keys = jax.random.split(key, len(self.nets))
+        named = zip(keys, self.nets.items(), strict=True)
+        return {name: net.init(part, *inputs[name])["params"] for part, (name, net) in named}
+
+    def initial(self, batch_size: int) -> Latent:
+        """Return zeros: the state before anything was seen."""
+        return Latent(jnp.zeros((batch_size, self.deter)), jnp.zeros((batch_size, self.stochastic.size)))
+
+    def features(self, latent: Latent) -> Float[Array, "*N F"]:
+        """Return h and z as one vector."""
+        return jnp.concatenate([latent.deter, latent.stoch], -1)
+
+    def step(
+        self, params: Params, key: PRNGKey, latent: Latent, action: Float[Array, "B A"], timestep: TimeStep
+    ) -> Latent:
+        """Filter one time step (see ``WorldModel.step``)."""
+        token = self._encode(params, timestep.observation, timestep.reward.shape)
+        noise = self.stochastic.noise(key, timestep.reward.shape)
+        return self._filter(params, latent, action, token, timestep.first(), noise)[0]
+
+    def observe(self, params: Params, key: PRNGKey, latent: Latent, sequence: Sequence) -> Posterior:
+        """Filter ``sequence [T + 1, B]`` from the latent after its first step."""
+        timestep = jax.tree.map(lambda x: x[1:], sequence.timestep)
+        lead = timestep.reward.shape
+        token = self._encode(params, timestep.observation, lead)
+        noise = self.stochastic.noise(key, lead)
+
+        def body(latent: Latent, inputs: tuple) -> tuple[Latent, tuple[Latent, Array]]:
+            latent, statistics = self._filter(params, latent, *inputs)
+            return latent, (latent, statistics)
+
+        inputs = (sequence.action[:-1], token, timestep.first(), noise)
+        return Posterior(*jax.lax.scan(body, latent, inputs)[1])
+
+    def imagine(
+        self, params: Params, key: PRNGKey, latent: Latent, policy: Policy | Array, horizon: int
+    ) -> Dream:
+        """Roll the prior forward (see ``WorldModel.imagine``)."""
+        noise_key, policy_key = jax.random.split(key)
+        noise = self.stochastic.noise(noise_key, (horizon, *latent.deter.shape[:-1]))
+        choices = jax.random.split(policy_key, horizon) if callable(policy) else policy
+
+        def body(latent: Latent, inputs: tuple) -> tuple[Latent, tuple[Latent, Array]]:
+            choice, noise = inputs
+            action = policy(latent, choice) if callable(policy) else choice
+            deter = self._advance(params, latent, action)
+            latent = Latent(deter, self.stochastic.sample(self._prior(params, deter), noise))
+            return latent, (latent, action)
+
+        _, (latents, actions) = jax.lax.scan(body, latent, (choices, noise))
+        latents = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), latent, latents)
+        return Dream(latents, actions)
+
+    def predict(self, params: Params, latent: Latent) -> Prediction:
+        """Return the heads' distributions in the latents ``[*N]``."""
+        features = self.features(latent)
+        return Prediction(
+            reward=TwoHot(self._apply(params, "reward", features)),
+            discount=Bernoulli(logits=self._apply(params, "discount", features)[..., 0]),
+            observation=self._apply(params, "decoder", features),
+        )
+
+    def loss(self, params: Params, key: PRNGKey, sequence: Sequence) -> tuple[Scalar, ModelOutput]:
+        """Return the weighted loss on ``sequence [T + 1, B]`` (Hafner et al. 2023, eq. 4-6).
+
+        The first step is context: its stored latent starts the filter and it is not trained on.
+        """
+        start = self.unpack(jax.tree.map(lambda x: x[0], sequence.context))
+        posterior = self.observe(params, key, start, sequence)
+        prior = self._prior(params, posterior.latent.deter)
+        prediction = self.predict(params, posterior.latent)
+        target = jax.tree.map(lambda x: x[1:], sequence.timestep)
+        observation = as_dict(target.observation)
+        dynamics, representation, raw_kl = self._balanced_kl(posterior.statistics, prior)
+        flat = {name: observation[name].reshape((*target.reward.shape, -1)) for name in self.shapes}
+        fits = [-head.log_prob(flat[name].astype(jnp.float32)) for name, head in prediction.observation.items()]
+        losses = {
+            "reconstruction": jnp.stack(fits).sum(0),
+            "reward": -prediction.reward.log_prob(target.reward),
+            "discount": -prediction.discount.log_prob(target.discount),
+            "dynamics": dynamics,
+            "representation": representation,
+        }
+        metrics = {
+            "model/kl": raw_kl.mean(),
+            "model/prior_entropy": self.stochastic.entropy(prior).mean(),
+            "model/posterior_entropy": self.stochastic.entropy(posterior.statistics).mean(),
+        }
+        return weigh(losses, self.weights), ModelOutput(posterior, losses, metrics)
+
+    def pack(self, latent: Latent) -> Packed:
+        """Return the latent with categorical samples as bytes."""
+        return Packed(latent.deter, self.stochastic.pack(latent.stoch))
+
+    def unpack(self, packed: Packed) -> Latent:
+        """Undo ``pack``."""
+        return Latent(packed.deter, self.stochastic.unpack(packed.stoch))
+
+    def _apply(self, params: Params, name: str, *inputs: Any) -> Any:
+        return self.nets[name].apply({"params": params[name]}, *inputs)
+
+    def _encode(self, params: Params, observation: Observation, lead: tuple[int, ...]) -> Float[Array, "*N U"]:
+        return self._apply(params, "encoder", as_dict(observation), lead)
+
+    def _advance(self, params: Params, latent: Latent, action: Float[Array, "*N A"]) -> Float[Array, "*N D"]:
+        # Actions sampled beyond [-1, 1] are shrunk to it without losing their gradient.
+        action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
+        return self._apply(params, "dynamics", latent.deter, latent.stoch, action)
+
+    def _prior(self, params: Params, deter: Float[Array, "*N D"]) -> Array:
+        return self.stochastic.statistics(self._apply(params, "prior", deter))
+
+    def _filter(
+        self,
+        params: Params,
+        latent: Latent,
+        action: Float[Array, "B A"],
+        token: Float[Array, "B U"],
+        first: Bool[Array, "B"],
+        noise: Array,
+    ) -> tuple[Latent, Array]:
+        """Return the posterior latent and its statistics; FIRST forgets latent and action."""
+        forget = lambda x: jnp.where(first[:, None], 0.0, x)
+        deter = self._advance(params, jax.tree.map(forget, latent), forget(action))
+        raw = self._apply(params, "posterior", jnp.concatenate([deter, token], -1))
+        statistics = self.stochastic.statistics(raw)
+        return Latent(deter, self.stochastic.sample(statistics, noise)), statistics
+
+    def _balanced_kl(self, posterior: Array, prior: Array) -> tuple[Array, Array, Array]:
+        """Return dynamics KL, representation KL (both free below ``free_nats``) and the raw KL, ``[T, B]``."""
+        stop = jax.lax.stop_gradient
+        dynamics = self.stochastic.kl(stop(posterior), prior)
+        representation = self.stochastic.kl(posterior, stop(prior))
+        free = self.config.free_nats
+        return jnp.maximum(dynamics, free), jnp.maximum(representation, free), stop(dynamics)
