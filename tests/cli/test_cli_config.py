@@ -1,0 +1,231 @@
+import dataclasses
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import yaml
+
+import mbrl
+from mbrl.cli import config as reader
+from mbrl.cli import parsing
+from mbrl.cli.config import load
+from mbrl.core.errors import UserError
+from mbrl.runner.config import Config, to_dict, to_yaml
+
+KNOWN = parsing.leaves(reader.config_type("dreamer"))
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").rglob("*.yaml"))
+
+
+def value_at(config, key):
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def sample(hint):
+    """A value of a field's type that is no default."""
+    kind = next(iter(parsing._kinds(hint)))
+    if get_origin(kind) is Literal:
+        return get_args(kind)[-1]
+    if get_origin(kind) is tuple:
+        return (sample(get_args(kind)[0]),) * 3
+    return {int: 7, float: 0.71, str: "word", bool: True}[kind]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content):
+        path = tmp_path / "x.yaml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def test_defaults_are_the_dataclasses_own():
+    config = load()
+    assert config == reader.config_type("dreamer")(agent=type(config.agent)())
+
+
+def test_a_file_written_by_hand(write):
+    lines = "env: brax/hopper@mjx", "agent: dreamer", "seed: 3", "train_ratio: 1e-4", "replay: {batch_size: 4}", "evaluation:"
+    path = write("\n".join(lines))
+    config = load(path)
+    assert (config.env.name, config.agent.name, config.seed) == ("brax/hopper@mjx", "dreamer", 3)
+    assert config.train_ratio == 1e-4  # which PyYAML reads as a string
+    assert config.replay.batch_size == 4
+    assert config.evaluation == load().evaluation
+
+
+def test_overrides_come_on_top_of_the_file(write):
+    path = write("seed: 3\nsteps: 10\nenv: {name: brax/ant, action_repeat: 2}")
+    words = load(path, ["--seed", "5", "--env=brax/hopper", "--agent.behaviour.horizon", "10", "--run-dir=-x"])
+    assert (words.seed, words.steps, words.env.name, words.env.action_repeat) == (5, 10, "brax/hopper", 2)
+    assert (words.agent.behaviour.horizon, words.run_dir) == (10, "-x")
+    mapping = {"seed": 5, "env": "brax/hopper", "agent": {"behaviour": {"horizon": 10}}, "run_dir": "-x"}
+    assert load(path, mapping) == words
+
+
+@pytest.mark.parametrize("key", KNOWN)
+def test_every_field_can_be_set_by_word_and_by_file(key, write):
+    value = "dreamer" if key == "agent.name" else sample(KNOWN[key])
+    words = [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+    config = load(None, [f"--{key}", *words])
+    assert value_at(config, key) == value
+    nested = list(value) if isinstance(value, tuple) else value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    assert load(write(yaml.safe_dump(nested))) == config
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_each_experiment_loads_and_runs_again_as_resolved(path, write):
+    config = load(path)
+    assert config.env.name.startswith("brax/")
+    assert load(write(to_yaml(config))) == config
+
+
+@hypothesis.given(
+    seed=st.integers(0, 2**31), ratio=st.floats(1e-6, 1e6), rate=st.floats(0, 1), name=st.text(min_size=1),
+    run=st.text(), classes=st.none() | st.integers(1, 99), normalise=st.booleans(), optimiser=st.sampled_from(["adam", "laprop"]),
+)
+@hypothesis.settings(max_examples=40, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_a_resolved_config_loads_as_the_same_config(write, seed, ratio, rate, name, run, classes, normalise, optimiser):
+    config = load(None, {"seed": seed, "train_ratio": ratio})
+    agent = dataclasses.replace(
+        config.agent,
+        worldmodel=dataclasses.replace(config.agent.worldmodel, classes=classes),
+        behaviour=dataclasses.replace(config.agent.behaviour, normalise_returns=normalise, slow_rate=rate),
+        optim=dataclasses.replace(config.agent.optim, optimiser=optimiser),
+    )
+    env = dataclasses.replace(config.env, name=name)
+    config = dataclasses.replace(config, agent=agent, env=env, run_dir=run)
+    assert load(write(yaml.safe_dump(to_dict(config)))) == config
+
+
+MALFORMED = {
+    "a list": ("[1, 2]", "holds a list"),
+    "a word": ("seed", "holds a str"),
+    "nothing": ("", "is empty"),
+    "a comment": ("# seed: 3", "is empty"),
+    "a key twice": ("seed: 1\nseed: 2", "line 2: 'seed' is given twice"),
+    "a key in two ways": ("env: a\nenv.name: b", "env.name is given twice"),
+    "a python tag": ("seed: !!python/object/apply:os.getcwd []", "python/object/apply:os.getcwd"),
+    "a python name": ("seed: !!python/name:os.system", "python/name:os.system"),
+    "an alias": ("a: &x [1]\nb: *x", "anchors"),
+    "a merge": ("a: &x {seed: 1}\n<<: *x", "anchors"),
+    "deep nesting": ("[" * 20_000, "nested too deeply"),
+    "deep mappings": ("{a: " * 20_000, "nested too deeply"),
+    "binary": (b"\x7fELF\x02\x01\xff\xfe", "UTF-8"),
+    "zero bytes": (b"seed: 1\x00", "special characters"),
+    "too much": ("seed: 3 #" + "x" * 300_000, "bytes"),
+    "no such date": ("seed: 2001-99-99", "cannot be read"),
+    "an endless number": ("seed: " + "9" * 5000, "cannot be read"),
+    "bytes": ("seed: !!binary aGVsbG8=", "seed is a bytes"),
+    "a set": ("seed: !!set {a, b}", "seed is a set"),
+    "a list as key": ("? [a]\n: 3", "unhashable"),
+    "two documents": ("seed: 1\n---\nseed: 2", "another document"),
+    "broken syntax": ("seed: 1: 2", "line 1"),
+    "a tabulator": ("env:\n\tname: x", "line 2"),
+    "an unknown key": ("sed: 3", "unknown key 'sed'; did you mean 'seed'?"),
+    "an unknown nested key": ("agent: {behaviour: {horizn: 3}}", "did you mean 'agent.behaviour.horizon'?"),
+    "a key far from all": ("zzzzzz: 3", "known are agent, checkpoint, env"),
+    "a number as key": ("1: 2", "unknown key '1'"),
+    "a group for a value": ("seed: {a: 1}", "did you mean 'seed'?"),
+    "a value for a group": ("replay: 3", "replay is a group of settings"),
+    "a word for a number": ("seed: three", "seed is 'three', but must be a whole number"),
+    "a fraction for a whole number": ("steps: 10.5", "steps is '10.5', but must be a whole number"),
+    "a truth for a number": ("seed: true", "seed is 'True', but must be a whole number"),
+    "a list for a number": ("seed: [1, 2]", "seed is '1 2', but must be a whole number"),
+    "null for a number": ("seed: null", "seed is 'None', but must be a whole number"),
+    "a misspelt choice": ("agent: {size: nanoo}", "did you mean 'nano'?"),
+    "a misspelt agent": ("agent: dreamr", "unknown agent 'dreamr'; did you mean 'dreamer'?"),
+    "a maybe": ("agent: {replay_context: maybe}", "must be true or false"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), MALFORMED.values(), ids=list(MALFORMED))
+def test_a_malformed_file_is_one_sentence(content, said, write):
+    with pytest.raises(UserError) as caught:
+        load(write(content))
+    assert said in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@hypothesis.given(st.binary(max_size=60) | st.text(st.sampled_from("seedn: {}[]-&*!?|>'\"%@`,#\n\t0.\\x"), max_size=40))
+@hypothesis.settings(max_examples=300, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_any_file_is_a_config_or_one_sentence(write, content):
+    try:
+        said = load(write(content))
+    except UserError as error:
+        said = str(error)
+    assert isinstance(said, Config) or said.isprintable()
+
+
+WRONG_WORDS = {
+    "unknown option": (["--sed", "3"], "unknown option '--sed'; did you mean '--seed'?"),
+    "only its last name": (["--horizon", "3"], "did you mean '--agent.behaviour.horizon'?"),
+    "one dash": (["-seed", "3"], "unknown option '-seed'; did you mean '--seed'?"),
+    "dashes alone": (["--"], "unknown option '--'"),
+    "no value": (["--seed"], "--seed needs a value: a whole number"),
+    "no value before the next": (["--seed", "--steps", "3"], "--seed needs a value"),
+    "a stray word": (["--seed", "3", "4"], "cannot place '4'"),
+    "a wrong type": (["--seed", "x"], "--seed is 'x', but must be a whole number"),
+    "an empty value": (["--seed="], "--seed is ''"),
+    "a group": (["--replay", "3"], "--replay is a group of settings and holds replay.batch_length"),
+    "an unknown agent": (["--agent", "dremer"], "did you mean 'dreamer'?"),
+    "an unknown choice": (["--agent.size=2m"], "--agent.size is '2m', but must be one of nano, 1m"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), WRONG_WORDS.values(), ids=list(WRONG_WORDS))
+def test_a_wrong_option_is_one_sentence(words, said):
+    with pytest.raises(UserError) as caught:
+        load(None, words)
+    assert said in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_the_refusal_of_a_dataclass_itself_is_told_as_it_stands():
+    @dataclasses.dataclass(frozen=True)
+    class Even:
+        number: int = 2
+
+        def __post_init__(self):
+            if self.number % 2:
+                raise UserError(f"{self.number} is odd")
+
+    assert parsing.parse(Even, {"number": ["4"]}) == Even(4)
+    with pytest.raises(UserError, match=r"^3 is odd$"):
+        parsing.parse(Even, {"number": ["3"]})
+
+
+def test_experiments_are_found_by_path_name_and_last_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments/a").mkdir(parents=True)
+    (tmp_path / "experiments/b").mkdir()
+    for name in ("a/one", "a/two", "b/two"):
+        (tmp_path / f"experiments/{name}.yaml").write_text(f"run_dir: {name}")
+    for given in ("a/one", "one", "experiments/a/one.yaml"):
+        assert load(given).run_dir == "a/one"
+    for given, said in {
+        "two": "may be a/two or b/two",
+        "on": "did you mean 'one'?",
+        "one.yaml": "did you mean 'experiments/a/one.yaml'?",
+        "experiments/a/on.yaml": "did you mean 'experiments/a/one.yaml'?",
+        "experiments": "without a config.yaml",
+        "": "no experiment or run",
+        "nul\0": "no experiment or run",
+        "x" * 5000: "no experiment or run",
+        "/dev/null": "is not a file",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            load(given)
+        assert said in str(caught.value)
+        assert str(caught.value).isprintable()
+
+
+def test_the_python_door_is_the_same_reader():
+    assert mbrl.load_config is load
