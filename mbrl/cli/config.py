@@ -40,6 +40,17 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     return parsing.parse(cls, given, config)
 
 
+def load_run(run_dir: str) -> Config[Any]:
+    """Return the config of a run.
+
+    Raises:
+        UserError: no run's folder; the sentence has the nearest one.
+    """
+    from mbrl.runner import rundir
+
+    return load(rundir.existing(Path(run_dir)).config)
+
+
 def config_type(agent: str) -> Any:
     """Return ``Config`` for the agent of that name.
 

@@ -37,13 +37,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        print(f"mbrl: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output (`| head`) has gone; what is left goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _refuse(f"{error.filename}: {error.strerror}")  # a full disk, a name too long, a right that is lacking
+
+
+def _refuse(sentence: str) -> int:
+    print(f"mbrl: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
 
 
 def _dispatch(argv: list[str]) -> int:

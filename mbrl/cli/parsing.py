@@ -23,6 +23,7 @@ Leaves: TypeAlias = dict[str, Any]
 Words: TypeAlias = dict[str, list[str]]
 Parsed = TypeVar("Parsed")
 
+HELP = frozenset({"-h", "--help"})
 _BOOLS = {"true": "True", "false": "False"}
 _SPELLED = {int: "a whole number in digits", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 _TYRO = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
@@ -107,15 +108,31 @@ def parse(cls: Any, words: Mapping[str, Sequence[str]], default: Any = None, lab
         UserError: a value of the wrong type, a value missing, or one that the dataclass itself refuses.
     """
     known = leaves(cls)
-    missing = [key for key in known if _positional(known[key]) and key not in words and default is None]
-    if missing:
-        raise UserError(f"{missing[0].upper()} is missing; --help shows how it is used")
     words = {key: [_normal(word, known[key]) for word in written] for key, written in words.items()}
     try:
         return _tyro(cls, _tokens(words, known), default)
     except SystemExit as refusal:
         _reraise_own(refusal)
     raise _refused(cls, words, default, label)
+
+
+def command(cls: type[Parsed], argv: Sequence[str], prog: str) -> Parsed | None:
+    """Return a command's arguments, or print its help and return None where that is asked for.
+
+    Raises:
+        UserError: an argument that is missing, superfluous or wrong.
+    """
+    if HELP & set(argv):
+        print(help_text(cls, prog))
+        return None
+    known = leaves(cls)
+    places = [key for key in known if _positional(known[key])]
+    rest, words = split(argv, known)
+    if len(rest) < len(places):
+        raise UserError(f"{prog} needs {places[len(rest)].upper()}; `{prog} --help` shows how it is used")
+    if len(rest) > len(places):
+        raise UserError(f"{prog} has no place for {short(rest[len(places)])}; `{prog} --help` shows how it is used")
+    return parse(cls, {key: [word] for key, word in zip(places, rest, strict=True)} | words)
 
 
 def help_text(cls: Any, prog: str, default: Any = None) -> str:

@@ -50,8 +50,8 @@ def test_defaults_are_the_dataclasses_own():
 
 
 def test_a_file_written_by_hand(write):
-    lines = "env: brax/hopper@mjx", "agent: dreamer", "seed: 3", "train_ratio: 1e-4", "replay: {batch_size: 4}", "evaluation:"
-    path = write("\n".join(lines))
+    text = "env: brax/hopper@mjx\nagent: dreamer\nseed: 3\n" "train_ratio: 1e-4\nreplay: {batch_size: 4}\nevaluation:\n"
+    path = write(text)
     config = load(path)
     assert (config.env.name, config.agent.name, config.seed) == ("brax/hopper@mjx", "dreamer", 3)
     assert config.train_ratio == 1e-4  # which PyYAML reads as a string
@@ -88,8 +88,14 @@ def test_each_experiment_loads_and_runs_again_as_resolved(path, write):
 
 
 @hypothesis.given(
-    seed=st.integers(0, 2**31), ratio=st.floats(1e-6, 1e6), rate=st.floats(0, 1), name=st.text(min_size=1),
-    run=st.text(), classes=st.none() | st.integers(1, 99), normalise=st.booleans(), optimiser=st.sampled_from(["adam", "laprop"]),
+    seed=st.integers(0, 2**31),
+    ratio=st.floats(1e-6, 1e6),
+    rate=st.floats(0, 1),
+    name=st.text(min_size=1),
+    run=st.text(),
+    classes=st.none() | st.integers(1, 99),
+    normalise=st.booleans(),
+    optimiser=st.sampled_from(["adam", "laprop"]),
 )
 @hypothesis.settings(max_examples=40, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_a_resolved_config_loads_as_the_same_config(write, seed, ratio, rate, name, run, classes, normalise, optimiser):

@@ -1,0 +1,68 @@
+"""`mbrl eval`: a trained agent over fresh episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+
+import tyro
+
+from mbrl.cli import config as reader
+from mbrl.cli import parsing
+from mbrl.core.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalArguments:
+    """Roll out the policy's mode over fresh episodes, side by side."""
+
+    run_dir: tyro.conf.Positional[str]
+    """The run's folder."""
+    episodes: int = 20
+    """How many episodes."""
+    seed: int = 0
+    """Of the first states; the episodes are never those of training, whatever it is."""
+    best: bool = False
+    """Take the checkpoint with the best evaluation instead of the newest."""
+    json: bool = False
+    """Print the last line as JSON."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Evaluate and print the numbers.
+
+    Raises:
+        UserError: something in the words or the run's folder is not right.
+    """
+    arguments = parsing.command(EvalArguments, argv, "mbrl eval")
+    if arguments is None:
+        return 0
+    if arguments.episodes < 1:
+        raise UserError(f"--episodes must be at least 1, not {arguments.episodes}")
+    if not 0 <= arguments.seed < 2**32:
+        raise UserError(f"--seed must lie between 0 and {2**32 - 1}, not be {arguments.seed}")
+    numbers = _numbers(arguments)
+    if arguments.json:
+        print(json.dumps(numbers))
+        return 0
+    mean, deviation, length = (numbers[key] for key in ("return_mean", "return_std", "length_mean"))
+    print(f"return {mean} ± {deviation} (mean ± deviation), length {length}, over {arguments.episodes} episodes")
+    return 0
+
+
+def _numbers(arguments: EvalArguments) -> dict[str, int | float | None]:
+    """Return what the JSON line says; null stands for a number that is not finite."""
+    from mbrl.runner.restore import evaluate, load  # brings jax and physics with it, which --help does without
+
+    loaded = load(arguments.run_dir, reader.load_run(arguments.run_dir), best=arguments.best)
+    returns, lengths, _ = evaluate(loaded, arguments.episodes, arguments.seed)
+    means = {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "length_mean": float(lengths.mean()),
+    }
+    return {"episodes": arguments.episodes} | {
+        name: round(value, 4) if math.isfinite(value) else None for name, value in means.items()
+    }

@@ -1,0 +1,115 @@
+import pytest
+
+from mbrl.cli import main as cli
+from mbrl.cli.main import main
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def said(capsys):
+    """What was printed to (stdout, stderr)."""
+    return capsys.readouterr()
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_command(argv, capsys):
+    assert main(argv) == 0
+    out, err = said(capsys)
+    assert err == ""
+    assert all(f"mbrl {name}" in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["train", "--help"], ["--agent.behaviour.horizon", "--env STR", "Imagined steps", "(default: 100000)"]),
+        (["train", "--seed", "77", "--help"], ["(default: 77)"]),
+        (["train", "quickstart", "-h"], ["(default: nano)", "(default: 20000)"]),
+        (["eval", "--help"], ["--episodes INT", "(default: 20)", "RUN_DIR"]),
+        (["report", "--help"], ["RUN_DIR"]),
+        (["list", "--help"], ["envs", "agents", "experiments"]),
+    ],
+)
+def test_each_command_explains_itself(argv, words, capsys):
+    assert main(argv) == 0
+    out, err = said(capsys)
+    assert err == ""
+    assert [word for word in words if word not in out] == []
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert said(capsys).out == "mbrl 0.1.0\n"
+
+
+def test_lists(capsys):
+    for kind, member in {"envs": "brax/hopper", "agents": "dreamer", "experiments": "quickstart.yaml"}.items():
+        assert main(["list", kind]) == 0
+        assert any(line.endswith(member) for line in said(capsys).out.splitlines())
+
+
+WRONG = {
+    "an unknown command": (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+    "an unknown flag": (["--verison"], "did you mean '--version'?"),
+    "list of nothing": (["list"], "envs, agents, experiments"),
+    "list of the unknown": (["list", "env"], "did you mean 'envs'?"),
+    "list of too much": (["list", "envs", "agents"], "one kind at a time"),
+    "no experiment": (["train", "quickstrt"], "did you mean 'quickstart'?"),
+    "no such file": (["train", "experiments/none.yaml"], "experiments/none.yaml"),
+    "a folder that is no run": (["train", "."], "without a config.yaml"),
+    "an unknown setting": (["train", "--agent.behaviour.horizn", "3"], "did you mean '--agent.behaviour.horizon'?"),
+    "the experiment last": (["train", "--seed", "3", "quickstart"], "cannot place 'quickstart'"),
+    "a misspelt environment": (["train", "--env", "brax/hoper"], "did you mean 'brax/hopper'?"),
+    "a misspelt backend": (["train", "--env", "brax/hopper@mjxx"], "brax/hopper@mjx"),
+    "a misspelt agent": (["train", "--agent", "dremer"], "did you mean 'dreamer'?"),
+    "a wrong type": (["train", "--steps", "many"], "--steps is 'many', but must be a whole number"),
+    "no steps": (["train", "--steps", "0"], "steps must be at least 1"),
+    "a negative seed": (["train", "--seed", "-1"], "seed must lie between 0"),
+    "a size that does not divide": (["train", "--epoch", "1001"], "multiple of num_envs"),
+    "a width that does not divide": (["train", "--agent.worldmodel.deter", "127"], "127"),
+    "a batch longer than the replay": (["train", "--replay.capacity", "100"], "capacity"),
+    "a replay too large": (["train", "--replay.capacity", "1000000000"], "capacity"),
+    "no environments": (["train", "--num_envs", "0"], "num_envs"),
+    "eval of nothing": (["eval"], "mbrl eval needs RUN_DIR"),
+    "eval of two": (["eval", "a", "b"], "no place for 'b'"),
+    "eval of no run": (["eval", "runs/none"], "no run folder runs/none"),
+    "eval of a folder": (["eval", "."], "config.yaml"),
+    "eval of no episodes": (["eval", ".", "--episodes", "0"], "--episodes must be at least 1"),
+    "eval with a wrong seed": (["eval", ".", "--seed", "-3"], "--seed must lie between"),
+    "eval with an unknown flag": (["eval", ".", "--episode", "3"], "did you mean '--episodes'?"),
+    "report of no run": (["report", "none"], "no run folder none"),
+    "report of a name too long": (["report", "x" * 5000], "File name too long"),
+}
+
+
+@pytest.mark.parametrize(("argv", "sentence"), WRONG.values(), ids=list(WRONG))
+def test_bad_input_is_one_sentence_and_leaves_nothing(argv, sentence, empty, capsys):
+    assert main(argv) == 2
+    out, err = said(capsys)
+    assert out == ""
+    assert err.startswith("mbrl: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+    assert list(empty.iterdir()) == []
+
+
+def test_a_malformed_file_leaves_nothing_but_itself(empty, capsys):
+    malformed = b"seed: [", b"\xff\xfe\x00", b"seed: 1\nseed: 2", b"!!python/object:os.x {}", b"- 1", b"env: brax/hoper"
+    for content in malformed:
+        (empty / "x.yaml").write_bytes(content)
+        assert main(["train", "x.yaml"]) == 2
+        assert said(capsys).err.count("\n") == 1
+        assert [path.name for path in empty.iterdir()] == ["x.yaml"]
+
+
+def test_an_existing_folder_is_not_written_into(empty, capsys):
+    (empty / "a").mkdir()
+    (empty / "a/mine.txt").write_text("mine")
+    assert main(["train", "--run_dir", "a"]) == 2
+    assert "already exists" in said(capsys).err
+    assert [path.name for path in (empty / "a").iterdir()] == ["mine.txt"]
