@@ -1,1 +1,1 @@
-"""placeholder"""
+"""The runner: from a config to a trained, saved and logged run."""

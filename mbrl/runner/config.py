@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Generic, TypeVar
 
+import yaml
+
 from mbrl.envs.config import EnvConfig
 from mbrl.replay.config import ReplayConfig
 
@@ -66,3 +68,8 @@ class Config(Generic[AgentConfig]):
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a config as nested dicts of plain values, for YAML."""
     return dataclasses.asdict(config)
+
+
+def to_yaml(config: Config[Any]) -> str:
+    """Return a config as YAML that runs again as it stands: every value is there, but the folder is a new one's."""
+    return yaml.safe_dump(to_dict(dataclasses.replace(config, run_dir="")), sort_keys=False)

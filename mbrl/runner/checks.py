@@ -1,0 +1,110 @@
+"""The config's numbers against each other, before anything is built, compiled or written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import yaml
+
+from mbrl.core.errors import UserError
+from mbrl.replay import memory
+from mbrl.replay.config import check_sizes
+from mbrl.runner.config import Config, to_yaml
+from mbrl.runner.state import TrainState
+
+# What may change when a run goes on: it decides how long, how often and how much, but no number of the training.
+MAY_CHANGE = ("steps", "max_faults", "run_dir", "evaluation.", "checkpoint.")
+
+# Env steps are counted in int32.
+MAX_STEPS = 2_000_000_000
+
+
+def check(config: Config[Any]) -> None:
+    """Check every number that the runner itself uses.
+
+    Raises:
+        UserError: one is out of its range or does not fit another; the sentence says what would.
+    """
+    at_least_one = {
+        "steps": config.steps,
+        "epoch": config.epoch,
+        "prefill": config.prefill,
+        "env.action_repeat": config.env.action_repeat,
+        "env.time_limit": config.env.time_limit,
+        "evaluation.every": config.evaluation.every,
+        "evaluation.episodes": config.evaluation.episodes,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep": config.checkpoint.keep,
+    }
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}")
+    if config.steps > MAX_STEPS:
+        raise UserError(f"steps must be at most {MAX_STEPS}, not {config.steps}")
+    if config.max_faults < 0:
+        raise UserError(f"max_faults must be at least 0, not {config.max_faults}")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed must lie between 0 and {2**32 - 1}, not be {config.seed}")
+    if not 0 < config.train_ratio < math.inf:
+        raise UserError(f"train_ratio must be positive and finite, not {config.train_ratio}")
+    check_sizes(config.replay, config.num_envs)
+    _check_epoch(config)
+
+
+def _check_epoch(config: Config[Any]) -> None:
+    """Check that epochs are whole vector steps, and that learning begins with a whole sequence in the replay."""
+    n = config.num_envs
+    if config.epoch % n:
+        fitting = max(1, round(config.epoch / n)) * n
+        raise UserError(f"epoch {config.epoch} must be a multiple of num_envs {n}; the nearest is {fitting}")
+    needed = config.replay.batch_length * n
+    if config.prefill < needed:
+        raise UserError(
+            f"prefill {config.prefill} is too short for one sequence of replay.batch_length "
+            f"{config.replay.batch_length} in each of {n} environments; it needs at least {needed}"
+        )
+
+
+def check_memory(config: Config[Any], template: TrainState) -> str:
+    """Check that the replay fits, and return a line that says what it takes.
+
+    Args:
+        config: the experiment.
+        template: the run's state as ``jax.ShapeDtypeStruct``.
+
+    Raises:
+        UserError: it does not; the sentence names a capacity that would.
+    """
+    row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), template.replay.data)
+    return memory.check(config.replay, config.num_envs, row, memory.available_bytes())
+
+
+def check_same(saved: str, config: Config[Any]) -> None:
+    """Check that a run goes on with the config it was saved with.
+
+    Args:
+        saved: the saved config as YAML.
+        config: the config to go on with; the fields in ``MAY_CHANGE`` may differ.
+
+    Raises:
+        UserError: naming the first field that differs.
+    """
+    was, now = (dict(_flat(yaml.safe_load(text))) for text in (saved, to_yaml(config)))
+    for key in [*was, *(key for key in now if key not in was)]:
+        if was.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
+            raise UserError(
+                f"the checkpoint was saved with {key} = {was.get(key)}, not {now.get(key)}; a run goes on with its own "
+                f"config, of which only steps, max_faults, evaluation and checkpoint may change"
+            )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested mappings."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,100 @@
+"""A pytree as named arrays on the host, and back, without a cast on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from mbrl.core.errors import UserError
+
+
+class LeafSpec(NamedTuple):
+    """What a leaf must look like: ``impl`` is the generator of a typed random key, None for plain arrays."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    impl: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class HostTree(NamedTuple):
+    """A pytree's leaves by name. Random keys stand as their key data; ``arrays`` leaves out those without elements."""
+
+    arrays: dict[str, np.ndarray]
+    specs: dict[str, LeafSpec]
+
+
+def to_host(tree: PyTree) -> HostTree:
+    """Return the leaves of ``tree`` as NumPy arrays; on a CPU these may be views, so use them before donating."""
+    named = _named(tree)
+    specs = {name: _spec(leaf) for name, leaf in named.items()}
+    arrays = {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in named.items()}
+    return HostTree({name: np.asarray(a) for name, a in arrays.items() if a.size}, specs)
+
+
+def from_host(template: PyTree, host: HostTree) -> PyTree:
+    """Return the pytree of ``template``'s structure that ``host`` holds, in fresh device buffers that can be donated.
+
+    Args:
+        template: arrays or ``jax.ShapeDtypeStruct``.
+        host: what ``to_host`` returned, perhaps read back from a disk.
+
+    Raises:
+        UserError: another structure, shape or dtype than the template's; nothing is cast.
+    """
+    check(template, host.specs)
+    leaves = []
+    for name, want in _named(template).items():
+        array = host.arrays[name] if name in host.arrays else np.zeros(want.shape, want.dtype)
+        impl = host.specs[name].impl
+        leaf = array if impl is None else jax.random.wrap_key_data(jnp.array(array), impl=impl)
+        _same(name, _spec(leaf), _spec(want))
+        leaves.append(jnp.array(leaf))
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def check(template: PyTree, found: Mapping[str, LeafSpec]) -> None:
+    """Compare stored leaves with the template's.
+
+    Raises:
+        UserError: naming the first leaf that is missing, left over, or of another shape or dtype.
+    """
+    expected = {name: _spec(leaf) for name, leaf in _named(template).items()}
+    for name, want in expected.items():
+        if name not in found:
+            raise UserError(f"the checkpoint has no {name}, expected {want}: it was saved by another kind of run")
+        _same(name, found[name], want)
+    for name in found:
+        if name not in expected:
+            raise UserError(f"the checkpoint holds {name}, {found[name]}, which this run does not have")
+
+
+def _same(name: str, found: LeafSpec, want: LeafSpec) -> None:
+    """Raise where dtype or shape differ; the dtype of a key names its generator."""
+    if (found.dtype, found.shape) != (want.dtype, want.shape):
+        raise UserError(f"{name} in the checkpoint is {found}, expected {want}: it was saved by another config")
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves by their dotted path."""
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    if len(named) != len(paths):
+        raise ValueError("two leaves of the state have the same dotted path; rename one")
+    return named
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _spec(leaf: Any) -> LeafSpec:
+    impl = str(jax.random.key_impl(leaf)) if _is_key(leaf) and isinstance(leaf, jax.Array) else None
+    return LeafSpec(str(leaf.dtype), tuple(leaf.shape), impl)

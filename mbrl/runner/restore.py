@@ -1,0 +1,57 @@
+"""A run rebuilt from its folder, to evaluate it, look inside or draw its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from mbrl.envs import make_vector
+from mbrl.evaluation.rollout import Evaluation, make_evaluate
+from mbrl.runner import rundir
+from mbrl.runner.checkpoint import Checkpoints
+from mbrl.runner.checks import check_same
+from mbrl.runner.config import Config
+from mbrl.runner.epoch import Program, make_program
+from mbrl.runner.state import TrainState
+from mbrl.runner.train import Result, template
+
+
+class Loaded(NamedTuple):
+    """A run as its newest (or best) valid checkpoint has it."""
+
+    config: Config
+    program: Program
+    state: TrainState
+
+
+def load(run_dir: str | Path, config: Config[Any], *, best: bool = False) -> Loaded:
+    """Rebuild a run; nothing in its folder is changed, so it may be running.
+
+    Args:
+        run_dir: the run's folder.
+        config: what its ``config.yaml`` says.
+        best: take the checkpoint with the best evaluation return instead of the newest.
+
+    Raises:
+        UserError: no run, no valid checkpoint, or a checkpoint of another config.
+    """
+    run = rundir.existing(Path(run_dir))
+    saves = Checkpoints(run.checkpoints)
+    saved = saves.find(best=best)
+    check_same(saved.config, config)
+    program = make_program(config)
+    return Loaded(config, program, saves.load(saved, template(program)))
+
+
+def evaluate(run: Loaded | Result, episodes: int = 20, seed: int = 0) -> Evaluation:
+    """Roll the policy's mode out over fresh episodes.
+
+    Args:
+        run: from ``load`` or ``train``.
+        episodes: E, how many; all run side by side.
+        seed: of first states and of the agent's own sampling.
+    """
+    env = make_vector(run.config.env, episodes)
+    return make_evaluate(run.program.agent, env, episodes)(run.state.agent, jax.random.key(seed))

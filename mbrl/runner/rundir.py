@@ -1,0 +1,140 @@
+"""A run is a folder, and one process writes in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mbrl.core.errors import UserError, nearest
+from mbrl.runner.config import Config, to_yaml
+from mbrl.runner.files import write_atomic
+
+_LOCK = ".lock"
+
+
+class RunDir(NamedTuple):
+    """Where the parts of a run lie."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config; it runs again as it stands."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, each with ``step``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's events."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of saves."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def videos(self) -> Path:
+        """The folder of episodes as moving pictures."""
+        return self.path / "videos"
+
+    @property
+    def faults(self) -> Path:
+        """The folder of the batch that broke the numbers, if one did."""
+        return self.path / "faults"
+
+
+def default_path(config: Config[Any], now: datetime) -> Path:
+    """Return ``runs/<environment>-<agent>-<seed>-<time>``."""
+    env = re.sub(r"[^A-Za-z0-9_]+", "-", config.env.name)
+    return Path("runs") / f"{env}-{config.agent.name}-{config.seed}-{now:%Y%m%d-%H%M%S}"
+
+
+@contextlib.contextmanager
+def create(config: Config[Any]) -> Iterator[RunDir]:
+    """Make the run's folder with its ``config.yaml`` and hold it.
+
+    Raises:
+        UserError: it exists with content, cannot be made, or another process holds it; nothing was written.
+    """
+    path = Path(config.run_dir) if config.run_dir else default_path(config, datetime.now())
+    _refuse_content(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run folder {path} cannot be made: {error.strerror}; choose another --run_dir") from error
+    with _hold(path):
+        _refuse_content(path)  # another process may have been quicker
+        run = RunDir(path)
+        write_atomic(run.config, to_yaml(config))
+        yield run
+
+
+@contextlib.contextmanager
+def reopen(path: Path) -> Iterator[RunDir]:
+    """Hold the folder of a run that is to go on.
+
+    Raises:
+        UserError: it is not a run's folder, or another process holds it.
+    """
+    run = existing(path)
+    with _hold(run.path):
+        yield run
+
+
+def existing(path: Path) -> RunDir:
+    """Return the run in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    run = RunDir(path)
+    if not run.path.is_dir():
+        beside = path.parent.iterdir() if path.parent.is_dir() else []
+        hint = nearest(str(path), [str(other) for other in beside if other.is_dir()])
+        raise UserError(f"there is no run folder {path}{hint}")
+    if not run.config.is_file() or not run.checkpoints.is_dir():
+        missing = "config.yaml" if not run.config.is_file() else "checkpoints"
+        raise UserError(f"{path} is not the folder of a run that was saved: it holds no {missing}")
+    return run
+
+
+def _refuse_content(path: Path) -> None:
+    """Raise where a new run would meet something that is already there."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"run folder {path} is a file; choose another --run_dir")
+    if path.is_dir() and any(entry.name != _LOCK for entry in path.iterdir()):
+        raise UserError(
+            f"run folder {path} already exists with content; choose another --run_dir, or go on with it: "
+            f"mbrl train {path}"
+        )
+
+
+@contextlib.contextmanager
+def _hold(path: Path) -> Iterator[None]:
+    """Keep every other process out of the folder; the lock ends with the process, however it ends."""
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(f"run folder {path} is in use by another process; wait for it or choose another one") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,228 @@
+"""The run: epochs, and between them what happens on the host — metrics, evaluation, saves, stopping.
+
+Everything here is a function of the config and of ``TrainState``; when to evaluate and to save, and the seeds of an
+evaluation, depend on the env step alone. So a run that was stopped and goes on writes the same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mbrl.core.errors import UserError
+from mbrl.core.types import Metrics, PRNGKey
+from mbrl.envs import make_vector
+from mbrl.evaluation.rollout import Evaluate, make_evaluate
+from mbrl.runner import leaves, rundir, stop
+from mbrl.runner.checkpoint import Checkpoints
+from mbrl.runner.checks import check, check_memory, check_same
+from mbrl.runner.config import Config, to_yaml
+from mbrl.runner.epoch import Program, make_program
+from mbrl.runner.files import write_atomic
+from mbrl.runner.loggers import MetricsLog, Values
+from mbrl.runner.reporter import Reporter, Silent
+from mbrl.runner.rundir import RunDir
+from mbrl.runner.state import TrainState
+
+# Epochs over which the speed is averaged.
+_PACE = 5
+
+
+class Result(NamedTuple):
+    """A finished run."""
+
+    run_dir: Path
+    config: Config
+    program: Program
+    state: TrainState
+    metrics: Values  # the last line of metrics.jsonl
+
+
+class _Machine(NamedTuple):
+    """What stays the same from epoch to epoch."""
+
+    config: Config
+    folder: RunDir
+    epoch: Callable[[TrainState], tuple[TrainState, Metrics]]  # compiled
+    evaluate: Evaluate
+    saves: Checkpoints
+    log: MetricsLog
+    reporter: Reporter
+    received: list[int]  # signals
+    pace: deque[tuple[float, int]]  # seconds and env steps at the ends of the last epochs
+
+
+def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Reporter | None = None) -> Result:
+    """Train the config's agent in the config's environment.
+
+    Args:
+        config: the experiment.
+        resume: the folder of a stopped run to go on with; its config may differ in steps, max_faults, evaluation and
+            checkpoint only. None starts a new run in ``config.run_dir``.
+        reporter: hears of the progress; None is silence.
+
+    Raises:
+        UserError: something in the config or the folder is not right; nothing was written. Or a save failed.
+        Interrupted: SIGINT or SIGTERM; the run is saved and can go on.
+        RunFailed: more non-finite numbers than ``config.max_faults``; state and batch are saved.
+    """
+    check(config)
+    program = make_program(config)
+    episodes = config.evaluation.episodes
+    evaluate = make_evaluate(program.agent, make_vector(config.env, episodes), episodes)
+    line = check_memory(config, template(program))
+    opened = rundir.create(config) if resume is None else rundir.reopen(Path(resume))
+    with opened as folder, reporter or Silent() as told:
+        told.note(line)
+        return run(program, evaluate, config, folder, told, resume=resume is not None)
+
+
+def run(
+    program: Program, evaluate: Evaluate, config: Config[Any], folder: RunDir, reporter: Reporter, *, resume: bool
+) -> Result:
+    """Run a program in a folder that is held; see ``train``."""
+    saves = Checkpoints(folder.checkpoints, config.checkpoint.keep)
+    with stop.signals(lambda: reporter.phase("stopping")) as received:
+        reporter.phase("compiling")
+        started = time.perf_counter()
+        state, metric = _restored(program, config, folder, saves) if resume else _fresh(program, config)
+        step = int(state.step)
+        epoch = program.epoch.lower(state).compile()
+        reporter.note(f"compiled in {time.perf_counter() - started:.0f} s")
+        pace = deque([(time.perf_counter(), step)], maxlen=_PACE + 1)
+        with MetricsLog(folder, step if resume else None) as log:
+            machine = _Machine(config, folder, epoch, evaluate, saves, log, reporter, received, pace)
+            state, values = _loop(machine, state, metric)
+    return Result(folder.path, config, program, state, values)
+
+
+def template(program: Program) -> TrainState:
+    """Return the state's structure, shapes and dtypes as ``jax.ShapeDtypeStruct``."""
+    return jax.eval_shape(program.init, jax.random.key(0))
+
+
+def evaluation_key(seed: int, step: int) -> PRNGKey:
+    """Return the key of the evaluation after ``step`` env steps; it never meets the training's own keys."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"evaluation")), step)
+
+
+def _fresh(program: Program, config: Config[Any]) -> tuple[TrainState, None]:
+    """Return the first state; no evaluation has been yet."""
+    return program.init(jax.random.key(config.seed)), None
+
+
+def _restored(
+    program: Program, config: Config[Any], folder: RunDir, saves: Checkpoints
+) -> tuple[TrainState, float | None]:
+    """Return the newest valid state and the latest evaluation's return, and note the config the run goes on with."""
+    saved = saves.find()
+    check_same(saved.config, config)
+    if saved.step >= config.steps:
+        raise UserError(f"{folder.path} is finished: {saved.step} of {config.steps} env steps; raise --steps to go on")
+    state = saves.load(saved, template(program))
+    saves.set_aside_after(saved.step)
+    write_atomic(folder.config, to_yaml(config))
+    return state, saved.metric
+
+
+def _loop(m: _Machine, state: TrainState, metric: float | None) -> tuple[TrainState, Values]:
+    """Run epochs to the last step or to a signal, and save at the end."""
+    values: Values = {}
+    while (step := int(state.step)) < m.config.steps and not m.received:
+        state, values, metric = _advance(m, state, metric)
+    _save(m, state, metric)
+    if step < m.config.steps:
+        raise stop.Interrupted(m.folder.path, step, m.received[0])
+    return state, values
+
+
+def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[TrainState, Values, float | None]:
+    """Run one epoch and what is due after it."""
+    config, before = m.config, int(state.step)
+    m.reporter.phase("collecting" if before < config.prefill * config.env.action_repeat else "learning")
+    state, metrics = m.epoch(state)
+    values: Values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    step = int(state.step)
+    if step >= config.steps or _due(config.evaluation.every, before, step):
+        m.reporter.phase("evaluating")
+        evaluated = _evaluated(m, state, step)
+        values, metric = values | evaluated, evaluated["eval/return_mean"]
+    values |= _timed(m, step)
+    m.log.write(step, values)
+    m.reporter.metrics(step, config.steps, values)
+    if _due(config.checkpoint.every, before, step):
+        _save(m, state, metric)
+    _survive(m, state, metric)
+    return state, values, metric
+
+
+def _due(every: int, before: int, after: int) -> bool:
+    """Whether a multiple of ``every`` lies in ``(before, after]``."""
+    return after // every > before // every
+
+
+def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, float]:
+    """Evaluate the policy's mode with seeds of its own."""
+    returns, lengths, terminated = jax.device_get(m.evaluate(state.agent, evaluation_key(m.config.seed, step)))
+    return {
+        "eval/return_mean": float(returns.mean()),
+        "eval/return_std": float(returns.std()),
+        "eval/length_mean": float(lengths.mean()),
+        "eval/terminated": float(terminated.mean()),
+    }
+
+
+def _timed(m: _Machine, step: int) -> Values:
+    """Return the wall clock's figures, in seconds."""
+    m.pace.append((time.perf_counter(), step))
+    (first, begin), (last, end) = m.pace[0], m.pace[-1]
+    speed = (end - begin) / max(last - first, 1e-9)
+    left = max(m.config.steps - step, 0) / speed
+    return {"time/epoch": last - m.pace[-2][0], "time/steps_per_second": speed, "time/left": left}
+
+
+def _save(m: _Machine, state: TrainState, metric: float | None) -> None:
+    """Save the run, unless it is saved at this step already; the log is durable first, as a resume relies on it."""
+    step = int(state.step)
+    if not m.saves.has(step):
+        m.reporter.phase("saving")
+        m.log.sync()
+        m.saves.save(state, step, config=to_yaml(m.config), metric=metric)
+
+
+def _survive(m: _Machine, state: TrainState, metric: float | None) -> None:
+    """Stop a run whose numbers broke down too often.
+
+    A faulty update is skipped and a faulty physics step cut off, so the state is the last good one.
+
+    Raises:
+        RunFailed: past ``max_faults``, after state and batch were saved.
+    """
+    updates, physics = (int(x) for x in jax.device_get((state.faults.updates, state.faults.physics)))
+    if updates + physics <= m.config.max_faults:
+        return
+    _save(m, state, metric)
+    culprit = f"the last batch that led to one in {_keep_batch(m, state)}" if updates else "no update was among them"
+    raise stop.RunFailed(
+        f"stopped at env step {int(state.step):,}: {updates} updates and {physics} physics steps were not finite (NaN "
+        f"or Inf), more than max_faults {m.config.max_faults}; the last good state is saved in "
+        f"{m.folder.checkpoints}, {culprit}"
+    )
+
+
+def _keep_batch(m: _Machine, state: TrainState) -> Path:
+    """Write the last batch that led to a skipped update; ``numpy.load`` reads it without running code."""
+    path = m.folder.faults / "batch.npz"
+    arrays = leaves.to_host(state.faults.batch).arrays
+    # NumPy's own format knows no bfloat16 (kind V).
+    plain: dict[str, Any] = {name: x.astype(np.float32) if x.dtype.kind == "V" else x for name, x in arrays.items()}
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, **plain)
+    return path
