@@ -1,1 +1,28 @@
-"""placeholder"""
+"""Environments: one door, adapters, wrappers, and the registry."""
+
+from mbrl.envs.base import Environment, EnvState, VectorEnvironment
+from mbrl.envs.config import EnvConfig
+from mbrl.envs.dm import HostEnv, HostVectorEnv, to_dm_env
+from mbrl.envs.registry import ENVS, make, make_vector, names
+from mbrl.envs.vector import VectorEnv, VectorState
+from mbrl.envs.wrappers import ActionRepeat, RescaleAction, TimeLimit, unwrap
+
+__all__ = [
+    "ENVS",
+    "ActionRepeat",
+    "EnvConfig",
+    "EnvState",
+    "Environment",
+    "HostEnv",
+    "HostVectorEnv",
+    "RescaleAction",
+    "TimeLimit",
+    "VectorEnv",
+    "VectorEnvironment",
+    "VectorState",
+    "make",
+    "make_vector",
+    "names",
+    "to_dm_env",
+    "unwrap",
+]

@@ -1,0 +1,267 @@
+"""Environments that only a correct agent solves: each fails when the one part it probes is broken.
+
+All are tiny. Actions are ``[1]`` in [-1, 1] (clipped) but for ``Discrete``; the last entry of an observation is the
+share of the episode that has passed; an episode ends by termination after ``length`` steps at the latest.
+``optimal_return`` and ``random_return`` are expected undiscounted returns, of the best policy and of uniform actions.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dm_env import specs
+from jaxtyping import Array, Bool, Float, Int
+
+from mbrl.core.errors import UserError
+from mbrl.core.types import LAST, MID, PRNGKey, TimeStep, restart
+
+
+class ProbeState(NamedTuple):
+    """All there is to know about a probe; the agent sees less."""
+
+    time: Int[Array, ""]  # steps since FIRST
+    context: Float[Array, ""]  # what the right action depends on
+    owed: Float[Array, ""]  # a reward earned but not yet paid
+    key: PRNGKey
+
+
+class Probe:
+    """What the probes share; each says what is seen and what an action brings.
+
+    Attributes:
+        length: steps of an episode, at most.
+        redraws: whether the context is drawn anew in every step rather than once per episode.
+    """
+
+    length: int = 10
+    redraws: ClassVar[bool] = False
+    seen: ClassVar[int] = 1  # entries of an observation before the time
+    optimal_return: float
+    random_return: float
+
+    @property
+    def observation_spec(self) -> specs.Array:
+        """A float32 vector."""
+        return specs.Array((self.seen + 1,), np.float32, name="observation")
+
+    @property
+    def action_spec(self) -> specs.Array:
+        """``[1]`` in [-1, 1]."""
+        return specs.BoundedArray((1,), np.float32, -1.0, 1.0, name="action")
+
+    def reset(self, key: PRNGKey) -> tuple[ProbeState, TimeStep]:
+        """Start an episode."""
+        key, draw = jax.random.split(key)
+        state = ProbeState(jnp.int32(0), self.draw(draw), jnp.float32(0), key)
+        return state, restart(self._observe(state))
+
+    def step(self, state: ProbeState, action: Array) -> tuple[ProbeState, TimeStep]:
+        """Take one step."""
+        key, draw = jax.random.split(state.key)
+        reward, owed, goes_on = self.outcome(state, action)
+        context = self.draw(draw) if self.redraws else state.context
+        state = ProbeState(state.time + 1, context, owed, key)
+        goes_on &= state.time < self.length
+        step_type = jnp.where(goes_on, MID, LAST).astype(jnp.int32)
+        return state, TimeStep(step_type, reward, goes_on.astype(jnp.float32), self._observe(state))
+
+    def _observe(self, state: ProbeState) -> Float[Array, "D"]:
+        return jnp.append(self.look(state), state.time / self.length).astype(jnp.float32)
+
+    def draw(self, key: PRNGKey) -> Float[Array, ""]:
+        """Draw a context: -1 or 1."""
+        return jax.random.rademacher(key, (), jnp.float32)
+
+    def look(self, state: ProbeState) -> Float[Array, "seen"]:
+        """Return what is seen, without the time: the context."""
+        return state.context[None]
+
+    def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+        """Return the reward, what is owed from now on, and whether the episode goes on."""
+        raise NotImplementedError
+
+    def best(self, state: ProbeState) -> Array:
+        """Return the best action."""
+        return state.context[None]
+
+
+def _push(action: Array) -> Float[Array, ""]:
+    """Return the one number an action says."""
+    return jnp.clip(action[0], -1.0, 1.0)
+
+
+class Reward(Probe):
+    """1 in every step, whatever is seen or done.
+
+    Optimal return 10, random 10. The value after t of 10 steps is 10 - t before discounting: the reward, discount and
+    value heads must reach their scale and the critic must count the steps left; acting needs nothing.
+    """
+
+    optimal_return = 10.0
+    random_return = 10.0
+    seen = 0
+
+    def look(self, state: ProbeState) -> Float[Array, "seen"]:
+        """Nothing but the time is seen."""
+        del state
+        return jnp.zeros(0)
+
+    def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+        """1, always."""
+        del action
+        return jnp.float32(1), state.owed, jnp.bool_(True)
+
+
+class Action(Probe):
+    """The action times the sign that is seen, at once; a new sign in every step.
+
+    Optimal return 10, random 0. The reward model must depend on action and observation, and the actor must follow it.
+    Neither value nor memory is needed.
+    """
+
+    optimal_return = 10.0
+    random_return = 0.0
+    redraws = True
+
+    def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+        """Sign times action."""
+        return state.context * _push(action), state.owed, jnp.bool_(True)
+
+
+class Delayed(Probe):
+    """Only the first action counts, times the sign seen with it; it is paid ``delay`` steps later, at the end.
+
+    Optimal return 1, random 0. What is owed is seen all along, so no memory is needed; but when the delay is longer
+    than the imagination horizon, the first action learns from the critic's bootstrapped value alone.
+
+    Args:
+        delay: steps from the action to its reward; the default is just beyond the usual horizon of 15.
+
+    Raises:
+        UserError: when ``delay`` is below 1.
+    """
+
+    optimal_return = 1.0
+    random_return = 0.0
+    seen = 2
+
+    def __init__(self, delay: int = 16) -> None:
+        if delay < 1:
+            raise UserError(f"the delay of probe/delayed is {delay}, but must be at least 1")
+        self.length = delay
+
+    def look(self, state: ProbeState) -> Float[Array, "seen"]:
+        """The sign at FIRST, and what is owed."""
+        return jnp.stack([jnp.where(state.time == 0, state.context, 0.0), state.owed])
+
+    def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+        """Nothing until the last step, which pays the debt."""
+        owed = jnp.where(state.time == 0, state.context * _push(action), state.owed)
+        return jnp.where(state.time == self.length - 1, owed, 0.0), owed, jnp.bool_(True)
+
+
+class Cue(Probe):
+    """A sign is seen at FIRST alone; after ``wait`` blank steps each action is paid times that sign.
+
+    Optimal return 4, random 0. The latent state must carry the sign over the blank steps, which gradients must reach
+    back through; the second entry of the observation says that actions are paid now.
+    """
+
+    optimal_return = 4.0
+    random_return = 0.0
+    wait: ClassVar[int] = 3
+    length = 8
+    seen = 2
+
+    def look(self, state: ProbeState) -> Float[Array, "seen"]:
+        """The sign at FIRST, and whether actions are paid now."""
+        return jnp.stack([jnp.where(state.time == 0, state.context, 0.0), self._pays(state).astype(jnp.float32)])
+
+    def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+        """Sign times action, once the wait is over."""
+        return jnp.where(self._pays(state), state.context * _push(action), 0.0), state.owed, jnp.bool_(True)
+
+    def _pays(self, state: ProbeState) -> Bool[Array, ""]:
+        return state.time > self.wait
+
+
+class Terminal(Probe):
+    """A positive action brings 1 and ends the episode; any other brings 0.5 and goes on.
+
+    Optimal return 5.5 (wait nine steps, then take), random 1.5 (1 - 2^-10). Without the discount head, taking looks
+    like 1 for ever; whoever believes that earns 1.
+    """
+
+    optimal_return = 5.5
+    random_return = 1.5 * (1 - 2.0**-10)
+    seen = 0
+
+    def look(self, state: ProbeState) -> Float[Array, "seen"]:
+        """Nothing but the time is seen."""
+        del state
+        return jnp.zeros(0)
+
+    def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+        """1 and the end for taking, or 0.5."""
+        takes = action[0] > 0
+        return jnp.where(takes, jnp.float32(1), jnp.float32(0.5)), state.owed, ~takes
+
+    def best(self, state: ProbeState) -> Array:
+        """Take in the last step only."""
+        return jnp.where(state.time == self.length - 1, 1.0, -1.0)[None]
+
+
+class Exact(Probe):
+    """1 - 10 (a - x)^2, with a new target x uniform in [-0.8, 0.8] in every step.
+
+    Optimal return 10, random 10 (1 - 10 (1/3 + 0.8^2 / 3)) = -44.67, and -11.3 for a = 0. Nine of ten needs an error
+    of 0.1: the actor must say a number, not just a side, and its spread must not cost it.
+    """
+
+    optimal_return = 10.0
+    random_return = 10 * (1 - 10 * (1 + 0.64) / 3)
+    redraws = True
+
+    def draw(self, key: PRNGKey) -> Float[Array, ""]:
+        """Draw a target."""
+        return jax.random.uniform(key, (), jnp.float32, -0.8, 0.8)
+
+    def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+        """A parabola around the target."""
+        return 1 - 10 * (_push(action) - state.context) ** 2, state.owed, jnp.bool_(True)
+
+
+class Discrete(Probe):
+    """1 for choosing the one of four actions that is seen, one-hot; a new one in every step.
+
+    Optimal return 10, random 2.5. What ``Action`` probes, for a discrete actor.
+    """
+
+    optimal_return = 10.0
+    random_return = 2.5
+    redraws = True
+    seen = 4
+
+    @property
+    def action_spec(self) -> specs.Array:
+        """One of four."""
+        return specs.DiscreteArray(4, np.int32, name="action")
+
+    def draw(self, key: PRNGKey) -> Float[Array, ""]:
+        """Draw which action is right."""
+        return jax.random.randint(key, (), 0, 4).astype(jnp.float32)
+
+    def look(self, state: ProbeState) -> Float[Array, "seen"]:
+        """The right action, one-hot."""
+        return jax.nn.one_hot(state.context, 4)
+
+    def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+        """Whether the action was right."""
+        return (action == state.context).astype(jnp.float32), state.owed, jnp.bool_(True)
+
+    def best(self, state: ProbeState) -> Array:
+        """The action that is seen."""
+        return state.context.astype(jnp.int32)

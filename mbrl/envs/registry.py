@@ -1,0 +1,95 @@
+"""All environments by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from dm_env import specs
+
+from mbrl.core.errors import UserError, unknown
+from mbrl.envs import brax, playground, probes
+from mbrl.envs.base import Environment, VectorEnvironment
+from mbrl.envs.brax import BraxEnv
+from mbrl.envs.config import EnvConfig
+from mbrl.envs.dm import HostEnv, HostVectorEnv
+from mbrl.envs.playground import PlaygroundEnv
+from mbrl.envs.vector import VectorEnv
+from mbrl.envs.wrappers import ActionRepeat, RescaleAction, TimeLimit
+
+# A constructor takes nothing, or what stands behind the @ of `brax/hopper@mjx`. Yours is one line, here or in a
+# notebook, that puts MyEnv under "mine/foo".
+ENVS: dict[str, Callable[..., Environment] | HostEnv] = {
+    **{f"brax/{name}": partial(BraxEnv, name) for name in brax.NAMES},
+    **{f"dmc/{name}": partial(PlaygroundEnv, name) for name in playground.NAMES},
+    "probe/action": probes.Action,
+    "probe/cue": probes.Cue,
+    "probe/delayed": probes.Delayed,
+    "probe/discrete": probes.Discrete,
+    "probe/exact": probes.Exact,
+    "probe/reward": probes.Reward,
+    "probe/terminal": probes.Terminal,
+}
+
+
+def names() -> list[str]:
+    """Return the names of all environments, sorted; those of Brax also take a backend, as in ``brax/hopper@mjx``."""
+    return sorted(ENVS)
+
+
+def make(config: EnvConfig) -> Environment:
+    """Return one environment, ready to use: actions in [-1, 1] or discrete, held actions, a time limit.
+
+    Raises:
+        UserError: when the config names no environment or backend, asks for an impossible repeat or limit, or the
+            environment runs in Python and so only comes as a vector.
+    """
+    _check(config)
+    entry, variant = _find(config.name)
+    if isinstance(entry, HostEnv):
+        raise UserError(f"environment {config.name!r} runs in Python, so it has no single form: use make_vector")
+    env = _construct(entry, config.name, variant)
+    env = TimeLimit(env, config.time_limit)
+    if config.action_repeat > 1:
+        env = ActionRepeat(env, config.action_repeat)
+    return env if isinstance(env.action_spec, specs.DiscreteArray) else RescaleAction(env, config.name)
+
+
+def make_vector(config: EnvConfig, num_envs: int) -> VectorEnvironment:
+    """Return ``num_envs`` environments that start over by themselves, whether pure or in Python.
+
+    Raises:
+        UserError: as for ``make``, and when ``num_envs`` is below 1.
+    """
+    entry, _ = _find(config.name)
+    if not isinstance(entry, HostEnv):
+        return VectorEnv(make(config), num_envs)
+    _check(config)
+    return HostVectorEnv(entry.constructor, num_envs, config.action_repeat, config.time_limit, config.name)
+
+
+def _check(config: EnvConfig) -> None:
+    for field in ("action_repeat", "time_limit"):
+        if getattr(config, field) < 1:
+            raise UserError(f"env.{field} is {getattr(config, field)}, but must be at least 1")
+
+
+def _find(name: str) -> tuple[Any, str | None]:
+    """Return the registry's entry and what stands behind the @, if anything."""
+    base, at, variant = name.partition("@")
+    family, _, task = base.partition("/")
+    if family == "brax" and task in brax.LEFT_OUT:
+        raise UserError(f"environment {base!r} is left out because {brax.LEFT_OUT[task]}")
+    if base not in ENVS:
+        raise unknown("environment", base, ENVS)
+    return ENVS[base], variant if at else None
+
+
+def _construct(entry: Callable[..., Environment], name: str, variant: str | None) -> Environment:
+    if variant is None:
+        return entry()
+    if not inspect.signature(entry).parameters:
+        raise UserError(f"environment {name!r} has no variants: leave out '@{variant}'")
+    return entry(variant)

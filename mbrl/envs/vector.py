@@ -1,0 +1,121 @@
+"""N environments that start over by themselves."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from dm_env import specs
+from jaxtyping import Array, Bool, Int
+
+from mbrl.core.errors import UserError
+from mbrl.core.types import Observation, PRNGKey, Spec, TimeStep
+from mbrl.envs.base import Environment, EnvState
+from mbrl.envs.trees import guard, select, strong
+
+
+class VectorState(NamedTuple):
+    """N running episodes and the first states that wait for the next ones."""
+
+    env: EnvState  # [N, ...]
+    observation: Observation  # [N, ...] the newest, always finite
+    over: Bool[Array, "N"]  # the newest step was LAST
+    firsts: tuple[EnvState, TimeStep]  # [P, ...] first states, each used at most once
+    used: Int[Array, ""]  # how many of them are spent
+    faults: Int[Array, ""]  # steps so far that were not finite
+    key: PRNGKey
+
+
+class VectorEnv:
+    """N copies of an environment with dm_env's automatic reset, to be vmapped, scanned and donated.
+
+    The step after LAST ignores its action and returns FIRST. Drawing a first state in every step would cost as much
+    as the physics, so a pool of them is drawn at once and refilled when it runs short; none is ever used twice. A
+    step whose observation, reward or discount is not finite is cut by ``guard`` and counted in ``state.faults``.
+
+    Args:
+        env: one environment, without batch axis.
+        num_envs: N.
+        pool: P, how many first states are drawn at once; by default 2N, and at least 32.
+
+    Raises:
+        UserError: when ``num_envs`` is below 1 or ``pool`` below ``num_envs``.
+    """
+
+    def __init__(self, env: Environment, num_envs: int, pool: int | None = None) -> None:
+        self.env = env
+        self.num_envs = num_envs
+        self.pool = max(2 * num_envs, 32) if pool is None else pool
+        if num_envs < 1:
+            raise UserError(f"num_envs is {num_envs}, but must be at least 1")
+        if self.pool < num_envs:
+            raise UserError(f"the pool of first states is {pool}, but must be at least num_envs, {num_envs}")
+
+    @property
+    def observation_spec(self) -> Spec:
+        """The spec of one environment's observation, or a dict of specs."""
+        return self.env.observation_spec
+
+    @property
+    def action_spec(self) -> specs.Array:
+        """The spec of one environment's action."""
+        return self.env.action_spec
+
+    def reset(self, key: PRNGKey) -> tuple[VectorState, TimeStep]:
+        """Start N episodes; jit this, so that no two leaves share a buffer and the state can be donated."""
+        firsts, key = self._draw(key)
+        env, timestep = jax.tree.map(lambda leaf: leaf[: self.num_envs], firsts)
+        timestep, broken = guard(timestep, jax.tree.map(jnp.zeros_like, timestep.observation))
+        state = VectorState(
+            env=env,
+            observation=timestep.observation,
+            over=timestep.last(),
+            firsts=firsts,
+            used=jnp.int32(self.num_envs),
+            faults=broken.sum(dtype=jnp.int32),
+            key=key,
+        )
+        return state, timestep
+
+    def step(self, state: VectorState, action: Array) -> tuple[VectorState, TimeStep]:
+        """Step N environments with actions ``[N, ...]``, or start them over where the last step was LAST."""
+        over = state.over
+        firsts, used, key = self._refill(state)
+        slot = used + jnp.cumsum(over) - 1
+        fresh = jax.tree.map(lambda leaf: leaf[slot], firsts)
+        stepped = strong(jax.vmap(self.env.step)(state.env, action))
+        env, timestep = select(over, fresh, stepped)
+        timestep, broken = guard(timestep, state.observation)
+        state = VectorState(
+            env=env,
+            observation=timestep.observation,
+            over=timestep.last(),
+            firsts=firsts,
+            used=used + over.sum(dtype=jnp.int32),
+            faults=state.faults + broken.sum(dtype=jnp.int32),
+            key=key,
+        )
+        return state, timestep
+
+    def _draw(self, key: PRNGKey) -> tuple[tuple[EnvState, TimeStep], PRNGKey]:
+        """Draw a pool of first states."""
+        key, draw = jax.random.split(key)
+        return strong(jax.vmap(self.env.reset)(jax.random.split(draw, self.pool))), key
+
+    def _refill(self, state: VectorState) -> tuple[tuple[EnvState, TimeStep], Int[Array, ""], PRNGKey]:
+        """Draw a new pool where the old one holds too few first states for those that need one now.
+
+        A loop that runs once or not at all, where a ``cond`` would do: under ``vmap`` (many seeds at once) a ``cond``
+        computes both branches in every step, a loop only when some seed needs it.
+        """
+        need = state.over.sum(dtype=jnp.int32)
+
+        def short(carry: tuple[Any, Int[Array, ""], PRNGKey]) -> Bool[Array, ""]:
+            return carry[1] + need > self.pool
+
+        def draw(carry: tuple[Any, Int[Array, ""], PRNGKey]) -> tuple[Any, Int[Array, ""], PRNGKey]:
+            firsts, key = self._draw(carry[2])
+            return firsts, jnp.int32(0), key
+
+        return jax.lax.while_loop(short, draw, (state.firsts, state.used, state.key))
