@@ -24,7 +24,7 @@ CGROUP_FILES = (
 )
 
 
-def human(size: float) -> str:
+def human(size: int | float) -> str:
     """Return a number of bytes for people: ``"512 B"``, ``"1.5 GiB"``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:

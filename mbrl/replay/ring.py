@@ -84,7 +84,7 @@ class Ring:
         return state.filled * self.num_envs
 
     def can_sample(self, state: RingState) -> Bool[Array, ""]:
-        """Return whether one whole sequence is held; before that, what ``sample`` returns has no meaning."""
+        """Return whether one whole sequence is held, so that there is something to ``sample``."""
         return state.filled >= self.window
 
     def sample(self, state: RingState, key: PRNGKey) -> tuple[Sequence, Address]:
@@ -92,7 +92,8 @@ class Ring:
 
         Each is a run of successive steps of one environment, oldest first; it may cross the border of an episode,
         which FIRST marks. The first ``recent`` end at the newest step, each in another environment; of the others,
-        environment and start are uniform over all there are, and with replacement.
+        environment and start are uniform over all there are, and with replacement. While no whole sequence is held
+        (``can_sample``), all that is returned is zeros, and its address means nothing.
         """
         start_key, env_key, recent_key = jax.random.split(key, 3)
         uniform = (self.config.batch_size - self.recent,)
@@ -103,9 +104,9 @@ class Ring:
         offset = jnp.concatenate([jnp.full((self.recent,), newest), starts])
         oldest = state.cursor - state.filled
         address = Address((oldest + offset) % self.rows, jnp.concatenate([recent_envs, envs]))
-        rows = self._rows(address, self.window)
-        sequence = jax.tree.map(lambda ring: ring.at[rows, address.env[None]].get(mode="clip"), state.data)
-        return sequence, address
+        # The branch also keeps the compiler from fusing this read with an ``add`` before it, which would make it copy
+        # the ring in order to write the contexts back.
+        return jax.lax.cond(self.can_sample(state), self._gather, self._zeros, state.data, address), address
 
     def update_context(self, state: RingState, address: Address, context: PyTree) -> RingState:
         """Write the contexts ``[T+1, B, ...]`` of a batch back to the steps they belong to.
@@ -118,12 +119,12 @@ class Ring:
             address: what ``sample`` returned beside the batch.
             context: the new contexts, with the stored ones' structure and dtypes.
         """
-        length, batch = jax.tree.leaves(context)[0].shape[:2]
-        rows = self._rows(address, length)
+        rows = self._rows(address)
         position = (rows[:, :, None] - address.start[None, None, :]) % self.rows  # of each step in each sequence
         same_env = address.env[:, None] == address.env[None, :]
-        later = jnp.arange(batch)[:, None] < jnp.arange(batch)[None, :]
-        overwritten = jnp.any((position < length) & (same_env & later)[None], axis=-1)
+        order = jnp.arange(self.config.batch_size)
+        later = order[:, None] < order[None, :]
+        overwritten = jnp.any((position < self.window) & (same_env & later)[None], axis=-1)
         rows = jnp.where(overwritten, self.rows, rows)  # out of bounds: dropped
         stored = jax.tree.map(
             lambda ring, x: ring.at[rows, address.env[None]].set(x, mode="drop", unique_indices=True),
@@ -132,5 +133,13 @@ class Ring:
         )
         return state._replace(data=state.data._replace(context=stored))
 
-    def _rows(self, address: Address, length: int) -> Int[Array, "T B"]:
-        return (address.start[None, :] + jnp.arange(length)[:, None]) % self.rows
+    def _rows(self, address: Address) -> Int[Array, "T B"]:
+        return (address.start[None, :] + jnp.arange(self.window)[:, None]) % self.rows
+
+    def _gather(self, data: Sequence, address: Address) -> Sequence:
+        rows = self._rows(address)
+        return jax.tree.map(lambda ring: ring.at[rows, address.env[None]].get(mode="clip"), data)
+
+    def _zeros(self, data: Sequence, address: Address) -> Sequence:
+        shape = self.window, address.env.size
+        return jax.tree.map(lambda ring: jnp.zeros((*shape, *ring.shape[2:]), ring.dtype), data)

@@ -1,0 +1,86 @@
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl.core import normalise
+from mbrl.core.normalise import PercentileConfig
+
+CONFIG = PercentileConfig()
+HUNDRED = jnp.arange(101.0)  # its percentile p is p
+
+
+def test_before_the_first_batch_nothing_is_changed():
+    chex.assert_trees_all_equal(normalise.scale(normalise.init(), CONFIG), (jnp.float32(0), jnp.float32(1)))
+
+
+def test_the_first_batch_counts_fully():
+    # low = .01·5, high = .01·95, correction = .01: offset .05/.01 = 5, scale .95/.01 - 5 = 90.
+    state = normalise.update(normalise.init(), HUNDRED, CONFIG)
+    np.testing.assert_allclose(state, [0.05, 0.95, 0.01], rtol=1e-6)
+    np.testing.assert_allclose(normalise.scale(state, CONFIG), [5.0, 90.0], rtol=1e-5)
+
+
+def test_two_batches_by_hand():
+    # Percentiles 5, 95 and then 10, 190, weights .99·.01 = .0099 and .01, together .0199:
+    # offset (.0099·5 + .01·10) / .0199 = .1495 / .0199; high (.0099·95 + .01·190) / .0199 = 2.8405 / .0199.
+    state = normalise.update(normalise.init(), HUNDRED, CONFIG)
+    state = normalise.update(state, 2 * HUNDRED, CONFIG)
+    offset, high = 0.1495 / 0.0199, 2.8405 / 0.0199
+    np.testing.assert_allclose(normalise.scale(state, CONFIG), [offset, high - offset], rtol=1e-5)
+
+
+def test_small_returns_are_not_blown_up():
+    # The 5th and 95th percentile of 0 … .1 lie .09 apart: below the limit.
+    state = normalise.update(normalise.init(), HUNDRED / 1000, CONFIG)
+    np.testing.assert_allclose(normalise.scale(state, CONFIG), [0.005, 1.0], rtol=1e-5)
+
+
+def test_percentiles_ignore_outliers():
+    returns = HUNDRED.at[-1].set(1e6)
+    state = normalise.update(normalise.init(), returns, CONFIG)
+    np.testing.assert_allclose(normalise.scale(state, CONFIG)[1], 90.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4)])
+def test_against_numpy(shape):
+    config = PercentileConfig(rate=0.1, low=20.0, high=70.0, limit=0.01)
+    rng = np.random.default_rng(1)
+    batches = rng.normal(size=(6, *shape)).astype(np.float32)
+    weights = 0.1 * 0.9 ** np.arange(5, -1, -1)  # of each batch, the newest last
+    low, high = (np.dot(weights, [np.percentile(x, q) for x in batches]) / weights.sum() for q in (20, 70))
+    state = normalise.init()
+    for batch in batches:
+        state = normalise.update(state, jnp.asarray(batch), config)
+    np.testing.assert_allclose(normalise.scale(state, config), [low, high - low], rtol=1e-4, atol=1e-5)
+
+
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(shift=st.floats(-100, 100, width=32), factor=st.floats(0.5, 100, width=32), seed=st.integers(0, 99))
+def test_normalised_returns_do_not_depend_on_the_reward_scale(shift, factor, seed):
+    returns = np.random.default_rng(seed).normal(size=64) * 10
+
+    def normalised(x):
+        x = jnp.asarray(x, jnp.float32)
+        offset, scale = normalise.scale(normalise.update(normalise.init(), x, CONFIG), CONFIG)
+        return np.asarray((x - offset) / scale)
+
+    np.testing.assert_allclose(normalised(returns * factor + shift), normalised(returns), rtol=1e-3, atol=1e-3)
+
+
+def test_no_gradient_passes():
+    def scale_of(returns):
+        return normalise.scale(normalise.update(normalise.init(), returns, CONFIG), CONFIG)[1]
+
+    np.testing.assert_array_equal(jax.grad(scale_of)(HUNDRED), np.zeros(101))
+
+
+def test_compiles_once():
+    chex.clear_trace_counter()
+    update = jax.jit(chex.assert_max_traces(lambda state, x: normalise.update(state, x, CONFIG), n=1))
+    state = normalise.init()
+    for factor in (1.0, 2.0, 3.0):
+        state = update(state, HUNDRED * factor)
