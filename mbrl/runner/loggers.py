@@ -90,5 +90,5 @@ def _parse(line: str) -> Values | None:
     return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
 
 
-def _finite(value: float | None) -> float | int | None:
+def _finite(value: float | int | None) -> float | int | None:
     return value if value is not None and math.isfinite(value) else None

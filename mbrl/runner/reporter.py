@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, TextIO, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 HEARTBEAT_SECONDS = 10.0
 
@@ -55,7 +56,7 @@ class Silent:
 class Plain:
     """Plain lines: one an epoch, and a sign of life every ten seconds in between."""
 
-    def __init__(self, stream: TextIO | None = None, heartbeat: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(self, stream: io.TextIOBase | None = None, heartbeat: float = HEARTBEAT_SECONDS) -> None:
         """Write to ``stream`` (standard output when None); ``heartbeat`` is in seconds."""
         self._stream = sys.stdout if stream is None else stream
         self._heartbeat = heartbeat
@@ -132,7 +133,7 @@ def summary(values: Mapping[str, float | int | None]) -> list[tuple[str, str]]:
     return rows
 
 
-def clock(seconds: float | None) -> str:
+def clock(seconds: float | int | None) -> str:
     """Return ``m:ss`` or ``h:mm:ss``; a dash for None."""
     if seconds is None:
         return "-"

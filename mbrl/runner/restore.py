@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import Evaluation, make_evaluate
 from mbrl.runner import rundir
@@ -15,7 +13,7 @@ from mbrl.runner.checks import check_same
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import Program, make_program
 from mbrl.runner.state import TrainState
-from mbrl.runner.train import Result, template
+from mbrl.runner.train import Result, named_key, template
 
 
 class Loaded(NamedTuple):
@@ -51,7 +49,7 @@ def evaluate(run: Loaded | Result, episodes: int = 20, seed: int = 0) -> Evaluat
     Args:
         run: from ``load`` or ``train``.
         episodes: E, how many; all run side by side.
-        seed: of first states and of the agent's own sampling.
+        seed: of first states and of the agent's own sampling; none of them is met in training, whatever its seed.
     """
     env = make_vector(run.config.env, episodes)
-    return make_evaluate(run.program.agent, env, episodes)(run.state.agent, jax.random.key(seed))
+    return make_evaluate(run.program.agent, env, episodes)(run.state.agent, named_key(seed, "fresh episodes"))

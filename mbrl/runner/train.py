@@ -109,8 +109,13 @@ def template(program: Program) -> TrainState:
 
 
 def evaluation_key(seed: int, step: int) -> PRNGKey:
-    """Return the key of the evaluation after ``step`` env steps; it never meets the training's own keys."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"evaluation")), step)
+    """Return the key of the evaluation after ``step`` env steps."""
+    return jax.random.fold_in(named_key(seed, "evaluation"), step)
+
+
+def named_key(seed: int, name: str) -> PRNGKey:
+    """Return a key for one purpose, apart from the training's own, which are split from ``jax.random.key(seed)``."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def _fresh(program: Program, config: Config[Any]) -> tuple[TrainState, None]:

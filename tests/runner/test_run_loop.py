@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from toy_run import StopAt, go_on, start, toy_config, toy_evaluate, toy_program
+
 from mbrl.core.errors import UserError
 from mbrl.runner import leaves
 from mbrl.runner.config import CheckpointConfig, EvalConfig
@@ -15,15 +17,14 @@ from mbrl.runner.reporter import Silent
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.stop import Interrupted, RunFailed
 from mbrl.runner.train import evaluation_key
-from toy_run import StopAt, go_on, start, toy_config, toy_evaluate, toy_program
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The process dies: nothing is saved any more."""
 
 
 def crash():
-    raise Crash
+    raise CrashError
 
 
 def send(signum):
@@ -89,7 +90,7 @@ def test_resume_after_signal_is_bit_identical(whole, tmp_path, at):
 def test_resume_after_crash_is_bit_identical(whole, tmp_path, at):
     """The lines after the last save are dropped and written anew, the same."""
     path = tmp_path / "run"
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         start(path, reporter=StopAt(at, crash))
     result = go_on(path)
     assert lines(path) == lines(whole[0])
@@ -98,7 +99,7 @@ def test_resume_after_crash_is_bit_identical(whole, tmp_path, at):
 
 def test_resume_passes_over_a_damaged_save(whole, tmp_path):
     path = tmp_path / "run"
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         start(path, reporter=StopAt(56, crash))
     newest = path / "checkpoints" / f"{48:012d}"
     (newest / "meta.json").write_text("{}")
@@ -156,7 +157,7 @@ def test_cadence_changes_no_training_number(whole, tmp_path):
 @pytest.mark.parametrize(("changes", "field"), [({"seed": 1}, "seed = 0, not 1"), ({"num_envs": 4}, "num_envs = 2")])
 def test_another_config_does_not_go_on(tmp_path, changes, field):
     path = tmp_path / "run"
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         start(path, reporter=StopAt(32, crash))
     before = RunDir(path).metrics.read_bytes()
     with pytest.raises(UserError, match=field):

@@ -1,9 +1,11 @@
 """A run without an agent: a few numbers that change from epoch to epoch as a function of state and key alone."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+
 from mbrl.core.types import Sequence, TimeStep
 from mbrl.evaluation.rollout import Evaluation
 from mbrl.replay.config import ReplayConfig
@@ -26,7 +28,7 @@ class ToyConfig:
 
 
 def toy_config(**changes):
-    """Eight epochs; evaluated every second, saved every third."""
+    """Return eight epochs; evaluated every second, saved every third."""
     config = Config(
         agent=ToyConfig(),
         steps=64,
@@ -79,6 +81,9 @@ def toy_program(*, faults_from=10**6, traces=None):
     return Program(None, None, None, jax.jit(init), jax.jit(epoch, donate_argnums=0))
 
 
+default_program = functools.cache(toy_program)
+
+
 @jax.jit
 def toy_evaluate(agent, key):
     """Returns that depend on the agent and on the key."""
@@ -92,7 +97,7 @@ class StopAt(Silent):
     def __init__(self, step, action):
         self.step, self.action = step, action
 
-    def metrics(self, step, total, values):
+    def metrics(self, step, *_):
         if step == self.step:
             self.action()
 
@@ -101,11 +106,11 @@ def start(path, *, reporter=None, program=None, **changes):
     """Run the toy in a new folder."""
     config = toy_config(run_dir=str(path), **changes)
     with rundir.create(config) as folder:
-        return run(program or toy_program(), toy_evaluate, config, folder, reporter or Silent(), resume=False)
+        return run(program or default_program(), toy_evaluate, config, folder, reporter or Silent(), resume=False)
 
 
 def go_on(path, *, reporter=None, program=None, **changes):
     """Go on with the toy in a folder."""
     config = toy_config(**changes)
     with rundir.reopen(path) as folder:
-        return run(program or toy_program(), toy_evaluate, config, folder, reporter or Silent(), resume=True)
+        return run(program or default_program(), toy_evaluate, config, folder, reporter or Silent(), resume=True)

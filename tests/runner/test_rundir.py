@@ -1,0 +1,93 @@
+"""Run folders: one run, one process, nothing overwritten."""
+
+import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_run import toy_config
+
+from mbrl.core.errors import UserError
+from mbrl.envs.config import EnvConfig
+from mbrl.runner import files, rundir
+
+
+def refuse(path, message):
+    with pytest.raises(UserError, match=message), rundir.create(toy_config(run_dir=str(path))):
+        pass
+
+
+def test_default_name():
+    config = toy_config(env=EnvConfig(name="brax/inverted_pendulum@mjx"), seed=3)
+    now = datetime.datetime(2025, 1, 2, 3, 4, 5)
+    expected = Path("runs/brax-inverted_pendulum-mjx-toy-3-20250102-030405")
+    assert rundir.default_path(config, now) == expected
+
+
+def test_default_folder_is_made_under_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with rundir.create(toy_config()) as run:
+        assert run.path.parent == Path("runs")
+        assert run.config.is_file()
+
+
+def test_config_is_resolved_and_runs_again(tmp_path):
+    config = toy_config(run_dir=str(tmp_path / "a" / "b"))
+    with rundir.create(config) as run:
+        written = yaml.safe_load(run.config.read_text())
+    assert written["run_dir"] == ""
+    assert written["agent"]["rate"] == 1e-5
+    assert written["replay"] == {"capacity": 64, "batch_size": 2, "batch_length": 4, "recent_fraction": 0.125}
+
+
+def test_folder_with_content_is_refused_untouched(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    refuse(tmp_path, "already exists with content")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_empty_folder_is_taken(tmp_path):
+    with rundir.create(toy_config(run_dir=str(tmp_path))) as run:
+        assert run.path == tmp_path
+
+
+def test_file_in_the_way(tmp_path):
+    (tmp_path / "run").write_text("")
+    refuse(tmp_path / "run", "is a file")
+    refuse(tmp_path / "run" / "x", "cannot be made")
+
+
+def test_second_process_is_refused(tmp_path):
+    path = tmp_path / "run"
+    with rundir.create(toy_config(run_dir=str(path))) as run:
+        run.checkpoints.mkdir()
+        with pytest.raises(UserError, match="in use by another process"), rundir.reopen(path):
+            pass
+    with rundir.reopen(path):  # the lock ended with its holder
+        pass
+
+
+def test_only_a_run_goes_on(tmp_path):
+    (tmp_path / "alph").mkdir()
+    hint = r"no run folder .*alpa; did you mean '.*alph'"
+    with pytest.raises(UserError, match=hint), rundir.reopen(tmp_path / "alpa"):
+        pass
+    with pytest.raises(UserError, match=r"holds no config\.yaml"), rundir.reopen(tmp_path / "alph"):
+        pass
+    (tmp_path / "alph" / "config.yaml").write_text("")
+    with pytest.raises(UserError, match="holds no checkpoints"), rundir.reopen(tmp_path / "alph"):
+        pass
+
+
+def test_atomic_write_leaves_the_old_content_on_failure(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    files.write_atomic(path, "old")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,68 @@
+"""Bad numbers are refused in one sentence before anything is built."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from toy_run import ToyConfig, toy_config, toy_program
+
+from mbrl.core.errors import UserError
+from mbrl.envs.config import EnvConfig
+from mbrl.replay import memory
+from mbrl.replay.config import ReplayConfig
+from mbrl.runner.checks import check, check_memory, check_same
+from mbrl.runner.config import CheckpointConfig, EvalConfig, to_yaml
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"steps": 3_000_000_000}, "steps must be at most 2000000000"),
+        ({"num_envs": 0}, "num_envs must be at least 1"),
+        ({"epoch": 9}, "epoch 9 must be a multiple of num_envs 2; the nearest is 8"),
+        ({"epoch": 1}, "the nearest is 2"),
+        ({"prefill": 7}, "prefill 7 is too short .* it needs at least 8"),
+        ({"seed": -1}, "seed must lie between 0 and 4294967295, not be -1"),
+        ({"train_ratio": float("nan")}, "train_ratio must be positive and finite, not nan"),
+        ({"train_ratio": 0.0}, "train_ratio must be positive"),
+        ({"max_faults": -1}, "max_faults must be at least 0"),
+        ({"env": EnvConfig(action_repeat=0)}, r"env\.action_repeat must be at least 1"),
+        ({"evaluation": EvalConfig(every=0)}, r"evaluation\.every must be at least 1"),
+        ({"checkpoint": CheckpointConfig(keep=0)}, r"checkpoint\.keep must be at least 1"),
+        ({"replay": ReplayConfig(capacity=8, batch_length=64)}, r"replay\.batch_length 64 needs 65 steps"),
+    ],
+)
+def test_refused(changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        check(toy_config(**changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_accepted():
+    check(toy_config())
+
+
+def test_memory(monkeypatch):
+    state = jax.eval_shape(toy_program().init, jax.random.key(0))
+    ring = type("Ring", (), {"data": jnp.zeros((32, 2, 16))})
+    monkeypatch.setattr(memory, "available_bytes", lambda: 100_000)
+    assert "64 steps in 4.0 KiB" in check_memory(toy_config(), state._replace(replay=ring))
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4_000)
+    with pytest.raises(UserError, match=r"replay\.capacity 64 needs 4\.0 KiB.* replay\.capacity 50 would fit"):
+        check_memory(toy_config(), state._replace(replay=ring))
+
+
+def test_same_config():
+    saved = to_yaml(toy_config())
+    check_same(saved, toy_config(steps=128, run_dir="elsewhere", evaluation=EvalConfig(every=8), max_faults=7))
+    with pytest.raises(UserError, match=r"agent\.rate = 1e-05, not 0\.1"):
+        check_same(saved, toy_config(agent=ToyConfig(rate=0.1)))
+
+    @dataclasses.dataclass(frozen=True)
+    class Wider(ToyConfig):
+        depth: int = 3
+
+    with pytest.raises(UserError, match=r"agent\.depth = None, not 3"):
+        check_same(saved, toy_config(agent=Wider()))
