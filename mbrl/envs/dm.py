@@ -137,7 +137,7 @@ class HostVectorEnv:
         self._elapsed[i] = 0
         return _row(FIRST, 0.0, 1.0, _cast(self._envs[i].reset().observation))
 
-    def _advance(self, i: int, action: np.ndarray) -> TimeStep:
+    def _advance(self, i: int, action: Any) -> TimeStep:
         reward, discount = 0.0, 1.0
         action = np.asarray(action, self._host_spec.dtype)
         if isinstance(self._host_spec, specs.BoundedArray):

@@ -256,7 +256,7 @@ class Discrete(Probe):
 
     def look(self, state: ProbeState) -> Float[Array, "seen"]:
         """The right action, one-hot."""
-        return jax.nn.one_hot(state.context, 4)
+        return jax.nn.one_hot(state.context.astype(jnp.int32), 4)
 
     def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
         """Whether the action was right."""

@@ -58,7 +58,7 @@ def unit_spec(spec: specs.Array, name: str) -> specs.BoundedArray:
         UserError: when ``spec`` has no finite bounds; ``name`` is the environment's in that sentence.
     """
     if not isinstance(spec, specs.BoundedArray) or not np.isfinite(spec.maximum - spec.minimum).all():
-        raise UserError(f"the actions of environment {name!r} are {spec}; they must be discrete or bounded on both sides")
+        raise UserError(f"the actions of environment {name!r} are {spec}, but must be discrete or bounded")
     return specs.BoundedArray(spec.shape, np.float32, -1.0, 1.0, name=spec.name)
 
 

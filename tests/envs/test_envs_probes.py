@@ -1,0 +1,104 @@
+"""Every probe's optimal and random return, as its docstring has it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dm_env import specs
+
+from mbrl.core.errors import UserError
+from mbrl.core.types import FIRST, LAST, MID
+from mbrl.envs import ENVS
+from mbrl.envs.probes import Cue, Delayed, Terminal
+
+PROBES = sorted(name for name in ENVS if name.startswith("probe/"))
+
+
+def play(env, policy, key):
+    """Return one episode's time steps [length + 1, ...] and whether each was reached."""
+    state, start = env.reset(key)
+
+    def step(carry, key):
+        state, alive = carry
+        state, timestep = env.step(state, policy(state, key))
+        return (state, alive & ~timestep.last()), (timestep, alive)
+
+    _, (steps, alive) = jax.lax.scan(step, (state, jnp.bool_(True)), jax.random.split(key, env.length))
+    join = lambda first, rest: jnp.concatenate([first[None], rest])
+    return jax.tree.map(join, start, steps), join(jnp.bool_(True), alive)
+
+
+def best(env, state, key):
+    del key
+    return env.best(state)
+
+
+def uniform(env, state, key):
+    del state
+    if isinstance(env.action_spec, specs.DiscreteArray):
+        return jax.random.randint(key, (), 0, env.action_spec.num_values)
+    return jax.random.uniform(key, (1,), minval=-1)
+
+
+def episodes(env, policy, number):
+    keys = jax.random.split(jax.random.key(0), number)
+    return jax.jit(jax.vmap(lambda key: play(env, policy, key)))(keys)
+
+
+def returns(env, policy, number):
+    steps, alive = episodes(env, policy, number)
+    return np.asarray((steps.reward * alive).sum(axis=1))
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_the_best_policy_earns_the_optimal_return_and_is_terminated(name):
+    env = ENVS[name]()
+    steps, alive = episodes(env, functools.partial(best, env), 64)
+    np.testing.assert_allclose(steps.reward.sum(axis=1), env.optimal_return, rtol=1e-5)
+    assert alive.all()
+    assert steps.step_type[0].tolist() == [FIRST, *[MID] * (env.length - 1), LAST]
+    assert steps.discount[0].tolist() == [1] * env.length + [0]
+    times = np.arange(env.length + 1) / env.length
+    np.testing.assert_allclose(steps.observation[0, :, -1], times, rtol=1e-6)
+    env.observation_spec.validate(np.asarray(steps.observation[0, 0]))
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_random_actions_earn_the_random_return(name):
+    env = ENVS[name]()
+    earned = returns(env, functools.partial(uniform, env), 4096)
+    assert abs(earned.mean() - env.random_return) <= 4 * earned.std() / 64
+    assert env.length <= 20
+
+
+def test_a_cue_is_seen_once_and_nothing_else_tells_it():
+    env = Cue()
+    seen = episodes(env, functools.partial(best, env), 16)[0].observation
+    assert set(seen[:, 0, 0].tolist()) == {-1.0, 1.0}
+    np.testing.assert_array_equal(seen[:, 1:], np.broadcast_to(seen[:1, 1:], seen[:, 1:].shape))
+    np.testing.assert_array_equal(seen[0, :, 1], [0, 0, 0, 0, 1, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("delay", [1, 5])
+def test_a_delayed_reward_comes_exactly_delay_steps_after_the_action(delay):
+    env = Delayed(delay)
+
+    def first_action_only(state, key):
+        del key
+        return jnp.where(state.time == 0, 0.5, -1.0) * env.best(state)
+
+    steps, _ = episodes(env, first_action_only, 2)
+    np.testing.assert_allclose(steps.reward, np.broadcast_to([0.0] * delay + [0.5], (2, delay + 1)))
+
+
+def test_a_delay_below_one_is_told():
+    with pytest.raises(UserError, match="is 0, but must be at least 1"):
+        Delayed(0)
+
+
+def test_taking_at_once_earns_one_and_waiting_for_ever_five():
+    env = Terminal()
+    assert returns(env, lambda *_: jnp.ones(1), 1) == 1
+    assert returns(env, lambda *_: -jnp.ones(1), 1) == 5
