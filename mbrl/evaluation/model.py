@@ -103,7 +103,7 @@ def assess(sequence: Sequence, diagnosis: Diagnosis, gamma: float, context: int,
     ahead = until_border(first, context, length)
     edges = np.linspace(0, 1, 11)
     reward, discount = timestep.reward, timestep.discount
-    far = partial(_ahead, ahead=ahead, context=context)
+    far = lambda x: _behind(x, context, length)[..., 0][ahead]
     error = partial(open_loop_error, ahead=ahead, context=context)
     truth = as_dict(timestep.observation)
     return Assessment(
@@ -123,8 +123,7 @@ def until_border(first: Bool[np.ndarray, "T N"], context: int, length: int) -> B
 
     A window counts until an episode begins after its context; from then on the truth is another episode's.
     """
-    begun = np.logical_or.accumulate(first.reshape(-1, length, first.shape[1])[:, context:], axis=1)
-    return ~np.swapaxes(begun, 0, 1).reshape(length - context, -1)
+    return ~np.logical_or.accumulate(_behind(first, context, length)[..., 0], axis=0)
 
 
 def open_loop_error(
@@ -135,23 +134,41 @@ def open_loop_error(
 ) -> OpenLoop:
     """Return the open-loop error over the horizon beside that of copying the last state seen.
 
+    The standard deviations that errors are measured in are those of the steps that count.
+
     Args:
         truth: what was observed.
         predicted: the model's open-loop prediction of it.
         ahead: which windows count k steps after the context, see ``until_border``.
         context: steps of each window that the model has seen.
     """
-    horizon, length = len(ahead), len(ahead) + context
-    real, model = (np.asarray(x, np.float32).reshape(-1, length, x.shape[1], x[0, 0].size) for x in (truth, predicted))
-    std = real.std(axis=(0, 1, 2))
-    std = np.where(std > CONSTANT, std, 1)
-    by_window = lambda x: (x / std).reshape(-1, x.shape[-1])
-    last, errors = by_window(real[:, context - 1]), np.full((2, horizon), np.nan)
-    for k in np.flatnonzero(ahead.any(axis=1)):
-        now, counted = by_window(real[:, context + k]), ahead[k]
-        for row, guess in enumerate((by_window(model[:, context + k]), last)):
-            errors[row, k] = np.sqrt(np.mean((guess - now)[counted] ** 2))
-    return OpenLoop(errors[0], errors[1], ahead.sum(axis=1))
+    length, windows = len(ahead) + context, ahead.sum(axis=1)
+    real, model = (_behind(x, context, length) for x in (truth, predicted))
+    copy = np.repeat(_behind(truth, context - 1, length)[:1], len(ahead), axis=0)
+    errors = np.full((2, len(ahead)), np.nan)
+    for row, guess in enumerate((model, copy)):
+        total = _squares(guess, real, ahead).sum(axis=1)
+        np.sqrt(total / np.maximum(windows, 1), out=errors[row], where=windows > 0)
+    return OpenLoop(errors[0], errors[1], windows)
+
+
+def typical_window(
+    truth: Shaped[np.ndarray, "T N *D"],
+    predicted: Real[np.ndarray, "T N *D"],
+    ahead: Bool[np.ndarray, "H W"],
+    context: int,
+) -> tuple[int, int, int]:
+    """Return the window whose open-loop error is the median of the longest: the honest one to show.
+
+    Returns:
+        where it begins in time, its environment, and how many steps after the context it counts.
+    """
+    length, N, steps = len(ahead) + context, truth.shape[1], ahead.sum(axis=0)
+    real, model = (_behind(x, context, length) for x in (truth, predicted))
+    longest = np.flatnonzero(steps == steps.max())
+    error = _squares(model, real, ahead).sum(axis=0)[longest]
+    window = int(longest[np.argsort(error, kind="stable")[len(longest) // 2]])
+    return window // N * length, window % N, int(steps.max())
 
 
 def calibrate(
@@ -213,12 +230,19 @@ def return_gap(sequence: Sequence, diagnosis: Diagnosis, gamma: float, most: flo
     return ReturnGap(real, imagined, value, share[counted], _gap(imagined, real), _gap(value, real))
 
 
-def _ahead(
-    x: Float[np.ndarray, "T N"], ahead: Bool[np.ndarray, "H W"], context: int
-) -> Float[np.ndarray, "S"]:
-    """Return what stands behind the context of each window, as long as it counts."""
-    windows = x.reshape(-1, len(ahead) + context, x.shape[1])[:, context:]
-    return np.swapaxes(windows, 0, 1).reshape(ahead.shape)[ahead]
+def _behind(x: Shaped[np.ndarray, "T N *D"], context: int, length: int) -> Shaped[np.ndarray, "H W D"]:
+    """Return what comes after the context of each window; W counts windows by time, then by environment."""
+    windows = x.reshape(-1, length, x.shape[1], x[0, 0].size)[:, context:]
+    return np.swapaxes(windows, 0, 1).reshape(length - context, -1, windows.shape[-1])
+
+
+def _squares(
+    guess: Real[np.ndarray, "H W D"], real: Real[np.ndarray, "H W D"], ahead: Bool[np.ndarray, "H W"]
+) -> Float[np.ndarray, "H W"]:
+    """Return mean square errors in units of each dimension's variance, 0 where a step does not count."""
+    std = np.asarray(real[ahead], np.float32).std(axis=0) if ahead.any() else np.ones(real.shape[-1], np.float32)
+    error = (np.asarray(guess, np.float32) - real) / np.where(std > CONSTANT, std, 1)
+    return np.where(ahead, np.mean(error**2, axis=-1), 0)
 
 
 def _gap(predicted: Real[np.ndarray, "S"], real: Real[np.ndarray, "S"]) -> Gap:

@@ -40,11 +40,11 @@ def test_windows_count_until_an_episode_begins():
 
 
 def test_open_loop_error_by_hand():
-    truth = np.array([0.0, 2.0, 4.0, 6.0], np.float32).reshape(4, 1, 1)  # std = sqrt(5)
+    truth = np.array([0.0, 2.0, 4.0, 6.0], np.float32).reshape(4, 1, 1)  # the last two count: std = 1
     predicted = np.array([0.0, 2.0, 4.5, 3.0], np.float32).reshape(4, 1, 1)
     result = judge.open_loop_error(truth, predicted, np.ones((2, 1), bool), 2)
-    np.testing.assert_allclose(result.model, np.array([0.5, 3.0]) / np.sqrt(5), rtol=1e-6)
-    np.testing.assert_allclose(result.copy, np.array([2.0, 4.0]) / np.sqrt(5), rtol=1e-6)
+    np.testing.assert_allclose(result.model, [0.5, 3.0], rtol=1e-6)
+    np.testing.assert_allclose(result.copy, [2.0, 4.0], rtol=1e-6)
     np.testing.assert_array_equal(result.windows, [1, 1])
 
 
@@ -77,6 +77,16 @@ def test_steps_behind_a_border_do_not_count():
     result = judge.assess(sequence, wrong, 0.9, 2, 6).open_loop["state"]
     np.testing.assert_array_equal(result.windows, [1, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(result.model, [0, 0] + [np.nan] * 4)
+
+
+def test_the_typical_window_is_the_median_of_the_longest():
+    ahead = np.ones((2, 8), bool)
+    ahead[1, 5:] = False  # shorter, so not to be shown
+    truth = np.random.default_rng(0).normal(size=(16, 2, 1)).astype(np.float32)
+    wrong = np.array([0, 4, 2, 1, 3, 9, 9, 9], np.float32)  # by window: time, then environment
+    predicted = truth + np.repeat(wrong.reshape(4, 2, 1), 4, axis=0)
+    assert judge.typical_window(truth, predicted, ahead, 2) == (4, 0, 2)
+    assert judge.typical_window(truth, predicted, np.zeros((2, 8), bool), 2)[2] == 0
 
 
 def test_calibration_bins_by_hand():

@@ -1,0 +1,354 @@
+"""The report of a run: roll out, let the model dream, judge it, draw, write one page."""
+
+from __future__ import annotations
+
+import os
+import platform
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import mbrl
+from mbrl.agents.base import Diagnosis
+from mbrl.core.types import FIRST, LAST, PRNGKey, Sequence, as_dict
+from mbrl.envs import VectorEnv, make_vector, unwrap
+from mbrl.envs.base import VectorEnvironment
+from mbrl.evaluation import model as judge
+from mbrl.evaluation.rollout import Evaluation, make_evaluate, make_record
+from mbrl.evaluation.statistics import Summary, summarise
+from mbrl.runner.config import Config, to_yaml
+from mbrl.runner.epoch import Program
+from mbrl.runner.files import write_atomic
+from mbrl.runner.loggers import Values, read_metrics
+from mbrl.runner.rundir import RunDir
+from mbrl.runner.state import TrainState
+from mbrl.viz import draw, dream, figures
+from mbrl.viz.report import Picture, Section, render
+
+EPISODES = 20  # of the final evaluation
+CONTEXT, HORIZON = 5, 45  # steps the model sees, and steps it then dreams
+_ENVS, _LONGEST = 8, 1000  # environments recorded to judge the model, and at most so many agent steps of each
+_FILM = 240  # agent steps of the episode that is drawn
+_LINES = 6  # dimensions of an observation that are drawn as lines
+
+
+class Found(NamedTuple):
+    """What the report tells of; arrays are on the host."""
+
+    rows: list[Values]
+    evaluation: Evaluation
+    summary: Summary  # of its returns
+    sequence: Sequence  # [T, N] the policy as it samples
+    diagnosis: Diagnosis  # [T, N]
+    assessment: judge.Assessment
+    film: tuple[Sequence, Any]  # [T, 1] the policy's mode, and joint positions [T, 1, Q] where there are any
+
+
+def make_report(run_dir: str | Path, config: Config[Any], program: Program, state: TrainState) -> Path:
+    """Write ``report.html``, the pictures beside it and the films under ``videos/``; older ones are replaced.
+
+    Args:
+        run_dir: the run's folder.
+        config: its config.
+        program: made of that config.
+        state: the trained state; it is only read.
+
+    Returns:
+        where the page is.
+    """
+    run = RunDir(Path(run_dir))
+    found = _find(run, config, program, state)
+    base = _innermost(program.env)
+    sections = [
+        _learning(found),
+        _evaluation(found, config, base),
+        _ahead(found),
+        _dream(found, base),
+        _calibration(found),
+        _returns(found, program.agent.gamma),
+        Section("Config", "Resolved; it runs again as it stands.", source=to_yaml(config)),
+    ]
+    for picture in (p for section in sections for p in section.pictures):
+        _put(run.path / picture.file, picture.content)
+    title = f"{config.agent.name} on {config.env.name}"
+    write_atomic(run.report, render(title, _header(found, config, state), sections))
+    return run.report
+
+
+def _find(run: RunDir, config: Config[Any], program: Program, state: TrainState) -> Found:
+    """Roll out and judge; the seeds are the report's own and the same each time."""
+    key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(b"report"))
+    evaluate_key, record_key, diagnose_key, film_key = jax.random.split(key, 4)
+    agent, limit = program.agent, -(-config.env.time_limit // config.env.action_repeat)
+    evaluation = make_evaluate(agent, make_vector(config.env, EPISODES), EPISODES)(state.agent, evaluate_key)
+    window = CONTEXT + HORIZON
+    steps = -(-(min(limit, _LONGEST) + 1) // window) * window
+    record = make_record(agent, make_vector(config.env, _ENVS), steps, mode="train")
+    sequence, _ = record(state.agent, record_key)
+    diagnosis = judge.make_diagnose(agent, CONTEXT, HORIZON)(state.agent, diagnose_key, sequence)
+    film = _film(config, program, state, min(limit + 1, _FILM), film_key)
+    evaluation, sequence, diagnosis, film = jax.device_get((evaluation, sequence, diagnosis, film))
+    assessment = judge.assess(sequence, diagnosis, agent.gamma, CONTEXT, HORIZON)
+    return Found(
+        read_metrics(run), evaluation, summarise(evaluation.returns), sequence, diagnosis, assessment, film
+    )
+
+
+def _film(config: Config[Any], program: Program, state: TrainState, steps: int, key: PRNGKey) -> tuple[Sequence, Any]:
+    env = make_vector(config.env, 1)
+    sequence, q = make_record(program.agent, env, steps, probe=_positions(env))(state.agent, key)
+    return sequence, q
+
+
+def _innermost(env: VectorEnvironment) -> Any:
+    """Return the environment inside all wrappers, or None where it lives in Python."""
+    if not isinstance(env, VectorEnv):
+        return None
+    return unwrap(env.env, jax.eval_shape(env.reset, jax.random.key(0))[0].env)[0]
+
+
+def _positions(env: VectorEnvironment) -> Callable[[Any], Any]:
+    """Return what reads the joint positions ``[N, Q]`` off the vector environment's state, None if it has none."""
+
+    def positions(state: Any) -> Any:
+        if not isinstance(env, VectorEnv):
+            return None
+        _, inner = unwrap(env.env, state.env)
+        if hasattr(inner, "pipeline_state"):
+            return inner.pipeline_state.q
+        return inner.data.qpos if hasattr(inner, "data") else None
+
+    return positions
+
+
+def _mechanism(base: Any) -> Any:
+    """Return the ``mujoco.MjModel`` of Brax's and the Playground's environments, None for others."""
+    owner = getattr(base, "sys", None) or getattr(base, "physics", None)
+    return getattr(owner, "mj_model", None)
+
+
+def _header(found: Found, config: Config[Any], state: TrainState) -> dict[str, str]:
+    low, high = found.summary.low, found.summary.high
+    device = jax.devices()[0]
+    seconds = sum(row.get("time/epoch") or 0 for row in found.rows)
+    return {
+        "Return": f"{found.summary.mean:.1f} ± {found.summary.std:.1f}",
+        "95 % interval of the mean": f"{low:.1f} to {high:.1f}",
+        "Evaluated on": f"{found.summary.samples} fresh episodes",
+        "Env steps": f"{int(state.step):,}",
+        "Updates": f"{int(state.updates):,}",
+        "Skipped updates, broken physics steps": f"{int(state.faults.updates)}, {int(state.faults.physics)}",
+        "Time learning": f"{seconds / 60:.1f} min" if seconds else "unknown",
+        "Environment": config.env.name,
+        "Agent": config.agent.name,
+        "Seed": str(config.seed),
+        "Versions": f"mbrl {mbrl.__version__}, jax {jax.__version__}, Python {platform.python_version()}",
+        "Machine": f"{jax.device_count()} {device.device_kind} device, {os.cpu_count()} cores, {platform.system()}",
+    }
+
+
+def _series(rows: list[Values], name: str) -> tuple[list[float], list[float]]:
+    """Return env steps and values of a metric, where it has any."""
+    pairs = [(row["step"] or 0, value) for row in rows if (value := row.get(name)) is not None]
+    return [float(step) for step, _ in pairs], [float(value) for _, value in pairs]
+
+
+def _learning(found: Found) -> Section:
+    rows = found.rows
+    learned = [row for row in rows if row.get("run/updates_per_step")]
+    pictures = [
+        Picture(
+            "learning_curve.png",
+            figures.learning_curve(
+                _series(rows, "episode/return"),
+                _series(rows, "eval/return_mean"),
+                _series(rows, "eval/return_std")[1],
+            ),
+            "Return of an episode over the course of the run.",
+        )
+    ]
+    for file, prefixes, caption in (
+        ("losses.png", ("loss/",), "Losses, unweighted means over each epoch's updates."),
+        ("signals.png", ("model/", "actor/", "critic/"), "What else the updates say of model, actor and critic."),
+    ):
+        names = sorted({name for row in learned for name in row if name.startswith(prefixes)})
+        series = {_spell(name, prefixes): _series(learned, name) for name in names}
+        if series:
+            pictures.append(Picture(file, figures.small_multiples(series), caption))
+    return Section("Learning", pictures=tuple(pictures))
+
+
+def _spell(name: str, prefixes: tuple[str, ...]) -> str:
+    """Return a metric's name as a title, without a prefix that all of its neighbours share."""
+    return (name.removeprefix(prefixes[0]) if len(prefixes) == 1 else name.replace("/", ": ")).replace("_", " ")
+
+
+def _evaluation(found: Found, config: Config[Any], base: Any) -> Section:
+    returns, lengths, terminated = found.evaluation
+    env_steps = np.asarray(lengths) * config.env.action_repeat
+    summary = found.summary
+    chart = figures.episodes(returns, env_steps, terminated, (summary.low, summary.high))
+    film = _episode(found, _mechanism(base))
+    return Section(
+        "Evaluation",
+        "The policy's mode on fresh episodes, with seeds that training never used; "
+        "the first episode of each environment, however long.",
+        {
+            "Mean return": f"{summary.mean:.1f}",
+            "Lowest, highest": f"{np.min(returns):.1f}, {np.max(returns):.1f}",
+            "Mean length": f"{env_steps.mean():.0f} env steps",
+            "Terminated": f"{int(np.sum(terminated))} of {len(terminated)}",
+        },
+        (Picture("evaluation.png", chart, "Returns of the episodes, and their lengths."), film),
+    )
+
+
+def _episode(found: Found, model: Any) -> Picture:
+    """Return a film of the first episode recorded: drawn where there are joints, else its observations."""
+    sequence, q = found.film
+    ends = np.flatnonzero(sequence.timestep.step_type[:, 0] == LAST)
+    steps = int(ends[0]) + 1 if ends.size else len(sequence.action)
+    key, values = next(iter(as_dict(sequence.timestep.observation).items()))
+    if model is not None and q is not None:
+        frames = draw.draw(model, q[:steps, 0], draw.aim(model, q[:steps, 0]))
+    else:
+        frames = _frames(values[:steps, 0], values[:steps, 0])
+    every = 2 if steps > _FILM // 2 else 1
+    return Picture(
+        "videos/episode.gif", dream.video(frames[::every], 40 if steps > _FILM // 8 else 160),
+        f"An episode of the policy's mode, its first {steps} steps"
+        + ("." if model is not None else f": the observation {key!r}, a row for each dimension."),
+    )
+
+
+def _frames(values: np.ndarray, reference: np.ndarray) -> draw.Frames:
+    """Return observations ``[T, ...]`` as pictures: images as they are, vectors as strips in the reference's range."""
+    if reference.dtype == np.uint8 and reference.ndim == 4 and reference.shape[-1] == 3:
+        return np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8)
+    flat, known = (np.nan_to_num(np.asarray(x, float).reshape(len(x), -1)) for x in (values, reference))
+    return dream.heat(flat, known.min(axis=0), known.max(axis=0))
+
+
+def _ahead(found: Found) -> Section:
+    assessment = found.assessment
+    curves = {("observation" if k == "state" else k): c for k, c in assessment.open_loop.items()}
+    curves |= {"reward": assessment.open_loop_reward}
+    name, curve = next(iter(curves.items()))
+    facts = {}
+    for k in (1, 15, HORIZON):
+        if curve.windows[k - 1]:
+            facts[f"{name}, {k} ahead"] = f"{curve.model[k - 1]:.3g} (copy: {curve.copy[k - 1]:.3g})"
+    picture = figures.open_loop({k: (c.model, c.copy) for k, c in curves.items()})
+    return Section(
+        "Open-loop prediction",
+        f"The model sees {CONTEXT} steps and then only the actions. Its error is measured in standard deviations of "
+        "each dimension, beside that of repeating the last state seen; what lies behind the end of an episode does "
+        f"not count. {curve.windows[0]} windows, of which {curve.windows[-1]} last to the end.",
+        facts,
+        (Picture("open_loop.png", picture, "Open-loop error over the horizon, beside copying the last state."),),
+    )
+
+
+def _dream(found: Found, base: Any) -> Section:
+    """Show the typical window: real above, dreamt below."""
+    timestep: Any = found.sequence.timestep
+    ahead = judge.until_border(timestep.step_type == FIRST, CONTEXT, CONTEXT + HORIZON)
+    key, truth = next(iter(as_dict(timestep.observation).items()))
+    predicted = found.diagnosis.open_loop_observation[key]
+    start, env, steps = judge.typical_window(np.asarray(truth), np.asarray(predicted), ahead, CONTEXT)
+    if not steps:
+        return Section("The dream", f"No episode went on after the {CONTEXT} steps that the model sees.")
+    cut = slice(start, start + CONTEXT + steps)
+    real, dreamt = np.asarray(truth[cut, env]), np.asarray(predicted[cut, env])
+    above, below = _pair(base, real, dreamt)
+    pictures = [
+        Picture("dream.png", dream.film_strip(above, below, CONTEXT), "Real above, dreamt below."),
+        Picture("videos/dream.gif", dream.moving_dream(above, below, CONTEXT), "The same, moving."),
+    ]
+    if real.ndim == 2:
+        names, shown = _liveliest(key, real, np.asarray(truth))
+        lines = figures.dream_lines(real[:, shown], dreamt[:, shown], CONTEXT, names)
+        pictures.append(Picture("dream_lines.png", lines, "The dimensions of the observation that moved the most."))
+    return Section(
+        "The dream",
+        f"After {CONTEXT} steps the model is blind and imagines what the recorded actions lead to. "
+        "Shown is the window whose error is the median of all.",
+        pictures=tuple(pictures),
+    )
+
+
+def _pair(base: Any, real: np.ndarray, dreamt: np.ndarray) -> tuple[draw.Frames, draw.Frames]:
+    """Return pictures of what was seen and of what was dreamt, alike in scale."""
+    model = _mechanism(base)
+    if model is None or not hasattr(base, "pose"):
+        return _frames(real, real), _frames(dreamt, real)
+    q, imagined = (np.asarray(base.pose(jax.numpy.asarray(x))) for x in (real, dreamt))
+    camera = draw.aim(model, q)
+    return draw.draw(model, q, camera), draw.draw(model, imagined, camera, draw.ORANGE)
+
+
+def _liveliest(key: str, window: np.ndarray, recording: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Return names and places of the dimensions that move the most, measured by their spread in the recording."""
+    spread = recording.std(axis=(0, 1))
+    motion = window.std(axis=0) / np.where(spread > judge.CONSTANT, spread, np.inf)
+    shown = np.sort(np.argsort(-motion, kind="stable")[:_LINES])
+    return [f"{'observation' if key == 'state' else key}[{i}]" for i in shown], shown
+
+
+def _calibration(found: Found) -> Section:
+    a = found.assessment
+    kinds: Callable[[judge.Calibration, judge.Calibration], Mapping[str, figures.Bins]]
+    kinds = lambda near, far: {"filtered": near[:3], "open loop": far[:3]}
+    picture = figures.calibration([
+        ("predicted reward", "mean reward that came", kinds(a.reward, a.reward_ahead)),
+        ("predicted probability of going on", "share that went on", kinds(a.discount, a.discount_ahead)),
+    ])
+    return Section(
+        "Calibration",
+        "On the diagonal a prediction means what it says. Filtered: the model has seen the observation that the reward "
+        "came with; open loop: it has not.",
+        {
+            "Reward, mean square error": f"{a.reward.mse:.3g} (open loop: {a.reward_ahead.mse:.3g})",
+            "Reward, calibration error": f"{a.reward.error:.3g} (open loop: {a.reward_ahead.error:.3g})",
+            "Going on, Brier score": f"{a.discount.mse:.3g} (open loop: {a.discount_ahead.mse:.3g})",
+            "Going on, calibration error": f"{a.discount.error:.3g} (open loop: {a.discount_ahead.error:.3g})",
+        },
+        (Picture("calibration.png", picture, "What came over what was predicted, for reward and discount."),),
+    )
+
+
+def _returns(found: Found, gamma: float) -> Section:
+    gap = found.assessment.returns
+    text = (
+        f"Real returns are discounted by {gamma:.4g}. Where an episode is cut off rather than terminated, the critic "
+        "stands for what would have come; only steps count for which that is at most half of the weight, and the more "
+        "it is, the paler the dot. A bias above zero is optimism: a model, or a critic, that is being exploited."
+    )
+    if not gap.real.size:
+        return Section("Imagined and real return", f"{text} No step of this recording was far enough from its end.")
+    picture = figures.returns(gap.real, gap.imagined, gap.value, gap.share)
+    return Section(
+        "Imagined and real return",
+        text,
+        {
+            "Imagined, bias": f"{gap.imagined_gap.bias:+.3g}",
+            "Imagined, correlation": f"{gap.imagined_gap.correlation:.3f}",
+            "Critic, bias": f"{gap.value_gap.bias:+.3g}",
+            "Critic, correlation": f"{gap.value_gap.correlation:.3f}",
+            "Mean real return": f"{gap.real.mean():.4g}",
+            "Steps compared": f"{gap.real.size:,}",
+        },
+        (Picture("imagined_return.png", picture, "Imagined returns and values over real discounted returns."),),
+    )
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Replace a picture in one step."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
