@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
@@ -18,7 +19,7 @@ from mbrl.core.errors import UserError
 class EvalArguments:
     """Roll out the policy's mode over fresh episodes, side by side."""
 
-    run_dir: tyro.conf.Positional[str]
+    run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """The run's folder."""
     episodes: int = 20
     """How many episodes."""

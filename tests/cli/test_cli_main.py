@@ -65,7 +65,7 @@ WRONG = {
     "an unknown setting": (["train", "--agent.behaviour.horizn", "3"], "did you mean '--agent.behaviour.horizon'?"),
     "the experiment last": (["train", "--seed", "3", "quickstart"], "cannot place 'quickstart'"),
     "a misspelt environment": (["train", "--env", "brax/hoper"], "did you mean 'brax/hopper'?"),
-    "a misspelt backend": (["train", "--env", "brax/hopper@mjxx"], "brax/hopper@mjx"),
+    "a misspelt backend": (["train", "--env", "brax/hopper@mjxx"], "did you mean 'mjx'?"),
     "a misspelt agent": (["train", "--agent", "dremer"], "did you mean 'dreamer'?"),
     "a wrong type": (["train", "--steps", "many"], "--steps is 'many', but must be a whole number"),
     "no steps": (["train", "--steps", "0"], "steps must be at least 1"),
