@@ -151,7 +151,8 @@ def _loop(m: _Machine, state: TrainState, metric: float | None) -> tuple[TrainSt
 def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[TrainState, Values, float | None]:
     """Run one epoch and what is due after it."""
     config, before = m.config, int(state.step)
-    m.reporter.phase("collecting" if before < config.prefill * config.env.action_repeat else "learning")
+    work = "collecting" if before < config.prefill * config.env.action_repeat else "learning"
+    m.reporter.phase(work)
     state, metrics = m.epoch(state)
     values: Values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     step = int(state.step)
@@ -159,7 +160,8 @@ def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[Trai
         m.reporter.phase("evaluating")
         evaluated = _evaluated(m, state, step)
         values, metric = values | evaluated, evaluated["eval/return_mean"]
-    values |= _timed(m, step)
+        m.reporter.phase(work)
+    values |= _timed(m, step, learning=work == "learning")
     m.log.write(step, values)
     m.reporter.metrics(step, config.steps, values)
     if _due(config.checkpoint.every, before, step):
@@ -184,13 +186,17 @@ def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, float]:
     }
 
 
-def _timed(m: _Machine, step: int) -> Values:
-    """Return the wall clock's figures, in seconds."""
+def _timed(m: _Machine, step: int, *, learning: bool) -> Values:
+    """Return the wall clock's figures, in seconds; collecting alone is too fast to tell how much time is left."""
     m.pace.append((time.perf_counter(), step))
     (first, begin), (last, end) = m.pace[0], m.pace[-1]
     speed = (end - begin) / max(last - first, 1e-9)
-    left = max(m.config.steps - step, 0) / speed
-    return {"time/epoch": last - m.pace[-2][0], "time/steps_per_second": speed, "time/left": left}
+    left = max(m.config.steps - step, 0) / speed if learning else None
+    seconds = last - m.pace[-2][0]
+    if not learning:
+        m.pace.clear()
+        m.pace.append((last, step))
+    return {"time/epoch": seconds, "time/steps_per_second": speed, "time/left": left}
 
 
 def _save(m: _Machine, state: TrainState, metric: float | None) -> None:
