@@ -56,10 +56,11 @@ while [ -e "runs/quickstart-$number" ]; do number=$((number + 1)); done
 run_dir=runs/quickstart-$number
 
 .venv/bin/mbrl train experiments/quickstart.yaml --run_dir "$run_dir"
-echo "evaluating over $EPISODES fresh episodes"
-result=$(.venv/bin/mbrl eval "$run_dir" --episodes "$EPISODES" --json | tail -n 1)
+watched "evaluating" "$run_dir/eval.log" .venv/bin/mbrl eval "$run_dir" --episodes "$EPISODES" --json
+result=$(tail -n 1 "$run_dir/eval.log")
 echo "$result"
-.venv/bin/mbrl report "$run_dir"
+# Training has made the report; after a stop in between it would be missing.
+[ -f "$run_dir/report.html" ] || .venv/bin/mbrl report "$run_dir"
 
 echo
 echo "run:    $run_dir"

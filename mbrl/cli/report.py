@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from mbrl.cli import config as reader
 from mbrl.cli import parsing
+
+if TYPE_CHECKING:
+    from mbrl.runner.restore import Loaded
+    from mbrl.runner.train import Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,5 +36,16 @@ def run(argv: Sequence[str]) -> int:
         return 0
     from mbrl.runner.restore import load  # brings jax and physics with it, which --help does without
 
-    write(Path(arguments.run_dir), load(arguments.run_dir, reader.load_run(arguments.run_dir)))
+    write(load(arguments.run_dir, reader.load_run(arguments.run_dir)), arguments.run_dir)
     return 0
+
+
+def write(run: Loaded | Result, run_dir: str | Path) -> None:
+    """Make the report of a trained or loaded run, and show meanwhile that it is being made."""
+    from mbrl.runner.live import make_reporter
+    from mbrl.runner.report import make_report
+
+    with make_reporter() as told:
+        told.phase("reporting")
+        page = make_report(run_dir, run.config, run.program, run.state)
+    print(f"report: {page}")

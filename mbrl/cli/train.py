@@ -46,5 +46,5 @@ def _train(config: reader.Config, resume: str | None) -> int:
         print(f"mbrl: {failed}", file=sys.stderr)
         return 1
     print(f"run: {result.run_dir}")
-    report.write(result.run_dir, result)
+    report.write(result, result.run_dir)
     return 0
