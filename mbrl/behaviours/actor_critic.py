@@ -87,6 +87,7 @@ class Imagined(NamedTuple):
 
 def check(config: ActorCriticConfig) -> None:
     """Raise a UserError for values outside their range."""
+    normalise.check(config.percentiles)
     for name in ("gamma", "lam", "mix", "unimix", "slow_rate"):
         value = getattr(config, name)
         if not 0 <= value <= 1:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mbrl.core.errors import UserError
 from mbrl.core.types import Scalar
 
 
@@ -32,6 +33,19 @@ class PercentileState(NamedTuple):
     low: Scalar
     high: Scalar
     correction: Scalar  # the weight seen so far, 1 - (1 - rate)^updates
+
+
+def check(config: PercentileConfig) -> None:
+    """Raise UserError for the first value outside its range."""
+    if not 0 < config.rate <= 1:
+        raise UserError(f"percentiles.rate must be above 0 and at most 1, not {config.rate}")
+    if not 0 <= config.low < config.high <= 100:
+        raise UserError(
+            "percentiles.low must lie below percentiles.high, both between 0 and 100, "
+            f"not {config.low} and {config.high}"
+        )
+    if not config.limit > 0:
+        raise UserError(f"percentiles.limit must be above 0, not {config.limit}")
 
 
 def init() -> PercentileState:

@@ -127,9 +127,9 @@ def check(config: OptimConfig) -> None:
     """Raise UserError for the first value outside its range."""
     for name in ("learning_rate", "agc", "agc_eps", "eps"):
         if not getattr(config, name) > 0:
-            raise UserError(f"{name} must be above 0, not {getattr(config, name)}")
+            raise UserError(f"optim.{name} must be above 0, not {getattr(config, name)}")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(config, name) < 1:
-            raise UserError(f"{name} must be at least 0 and below 1, not {getattr(config, name)}")
+            raise UserError(f"optim.{name} must be at least 0 and below 1, not {getattr(config, name)}")
     if config.warmup < 0:
-        raise UserError(f"warmup must be at least 0 updates, not {config.warmup}")
+        raise UserError(f"optim.warmup must be at least 0 updates, not {config.warmup}")

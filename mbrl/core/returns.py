@@ -37,16 +37,3 @@ def lambda_return(
 
     lams = jnp.broadcast_to(lam, reward.shape)
     return jax.lax.scan(backwards, value[-1], (reward, discount, value[1:], lams), reverse=True)[1]
-
-
-def discounted_return(reward: Float[Array, "H *B"], discount: Float[Array, "H *B"]) -> Float[Array, "H *B"]:
-    """Return the sums of the rewards to come, G_t = r_{t+1} + d_{t+1} G_{t+1} with G_H = 0.
-
-    What was really earned, to compare a critic's or an imagined return with (Sutton & Barto 2018, eq. 3.9).
-
-    Args:
-        reward: r_1 … r_H; entry t is the reward on arriving at s_{t+1}.
-        discount: d_1 … d_H; 0 where an episode ends, so that nothing flows back across its border.
-    """
-    nothing = jnp.zeros((reward.shape[0] + 1, *reward.shape[1:]), reward.dtype)
-    return lambda_return(reward, discount, nothing, 1.0)

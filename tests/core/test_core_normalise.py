@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import hypothesis
 import hypothesis.strategies as st
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from mbrl.core import normalise
+from mbrl.core.errors import UserError
 from mbrl.core.normalise import PercentileConfig
 
 CONFIG = PercentileConfig()
@@ -76,6 +79,28 @@ def test_no_gradient_passes():
         return normalise.scale(normalise.update(normalise.init(), returns, CONFIG), CONFIG)[1]
 
     np.testing.assert_array_equal(jax.grad(scale_of)(HUNDRED), np.zeros(101))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rate": 0.0}, "percentiles.rate must be above 0 and at most 1, not 0.0"),
+        (
+            {"low": 95.0},
+            "percentiles.low must lie below percentiles.high, both between 0 and 100, not 95.0 and 95.0",
+        ),
+        (
+            {"high": 101.0},
+            "percentiles.low must lie below percentiles.high, both between 0 and 100, not 5.0 and 101.0",
+        ),
+        ({"limit": 0.0}, "percentiles.limit must be above 0, not 0.0"),
+    ],
+)
+def test_bad_values_are_refused_in_a_sentence(changes, sentence):
+    with pytest.raises(UserError) as error:
+        normalise.check(dataclasses.replace(CONFIG, **changes))
+    assert str(error.value) == sentence
+    normalise.check(CONFIG)
 
 
 def test_compiles_once():

@@ -183,14 +183,14 @@ def test_compiles_once_and_its_state_can_be_donated():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"learning_rate": 0.0}, "learning_rate must be above 0, not 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0, not nan"),
-        ({"agc": -1.0}, "agc must be above 0, not -1.0"),
-        ({"agc_eps": 0.0}, "agc_eps must be above 0, not 0.0"),
-        ({"eps": -1e-8}, "eps must be above 0, not -1e-08"),
-        ({"beta1": 1.0}, "beta1 must be at least 0 and below 1, not 1.0"),
-        ({"beta2": -0.1}, "beta2 must be at least 0 and below 1, not -0.1"),
-        ({"warmup": -1}, "warmup must be at least 0 updates, not -1"),
+        ({"learning_rate": 0.0}, "optim.learning_rate must be above 0, not 0.0"),
+        ({"learning_rate": float("nan")}, "optim.learning_rate must be above 0, not nan"),
+        ({"agc": -1.0}, "optim.agc must be above 0, not -1.0"),
+        ({"agc_eps": 0.0}, "optim.agc_eps must be above 0, not 0.0"),
+        ({"eps": -1e-8}, "optim.eps must be above 0, not -1e-08"),
+        ({"beta1": 1.0}, "optim.beta1 must be at least 0 and below 1, not 1.0"),
+        ({"beta2": -0.1}, "optim.beta2 must be at least 0 and below 1, not -0.1"),
+        ({"warmup": -1}, "optim.warmup must be at least 0 updates, not -1"),
     ],
 )
 def test_bad_values_are_refused_in_a_sentence(changes, sentence):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl.core.returns import discounted_return, lambda_return
+from mbrl.core.returns import lambda_return
 
 REWARD = jnp.array([1.0, 2.0, 3.0])
 HALF = jnp.full(3, 0.5)
@@ -96,9 +96,10 @@ def test_trailing_axes_are_a_vmap():
     np.testing.assert_allclose(lambda_return(reward, discount, value, 0.5), mapped, rtol=1e-6)
 
 
-def test_discounted_return_by_hand():
-    # G_2 = 3; the episode ends at s_2: G_1 = 2; G_0 = 1 + .5·2.
-    np.testing.assert_allclose(discounted_return(REWARD, jnp.array([0.5, 0.0, 0.5])), [2.0, 2.0, 3.0], rtol=1e-6)
+def test_lambda_that_differs_cuts_the_return_at_a_truncation():
+    # λ_2 = 0: G_1 = 2 + .5·8 = 6 forgets what follows s_2, though d_2 = .5; G_0 = 1 + .5(.5·4 + .5·6) = 3.5.
+    lam = jnp.array([0.5, 0.0, 0.5])
+    np.testing.assert_allclose(lambda_return(REWARD, HALF, VALUE, lam), [3.5, 6.0, 11.0], rtol=1e-6)
 
 
 def test_compiles_once():
