@@ -22,7 +22,7 @@ class Reporter(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
     def phase(self, name: str) -> None:
-        """The run begins to do something else: compiling, collecting, learning, evaluating, saving, stopping."""
+        """The run begins to do something else: compiling, collecting, learning, evaluating, saving, stopping, reporting."""
         ...
 
     def metrics(self, step: int, total: int, values: Mapping[str, float | int | None]) -> None:
@@ -77,7 +77,7 @@ class Plain:
         """Remember the phase; those that can take long from the start are announced."""
         with self._lock:
             self._said.update(phase=name, at=time.monotonic())
-            if name in {"compiling", "stopping"}:
+            if name in {"compiling", "reporting", "stopping"}:
                 self._write(f"{name} ...")
 
     def metrics(self, step: int, total: int, values: Mapping[str, float | int | None]) -> None:
