@@ -47,8 +47,13 @@ def find(given: str) -> Path:
         return known[hits[0]]
     if wanted == given and len(hits) > 1:
         raise UserError(f"the experiment {given!r} may be {' or '.join(hits)}; write the one that is meant")
-    if hits or wanted != given:  # a path was meant
-        hint = nearest(given, [str(known[hit]) for hit in hits] or [str(file) for file in known.values()])
-    else:
-        hint = nearest(wanted, [*known, *(name.rpartition("/")[2] for name in known)])
+    pool = [*known, *(name.rpartition("/")[2] for name in known), *map(str, known.values()), *_beside(path)]
+    hint = nearest(given, [str(known[hit]) for hit in hits] or pool)
     raise UserError(f"no experiment or run {short(given)}{hint or '; `mbrl list experiments` lists what there is'}")
+
+
+def _beside(path: Path) -> list[str]:
+    """Return the experiments and runs in the folder where ``path`` would be."""
+    if not os.path.isdir(path.parent):
+        return []
+    return [str(other) for other in path.parent.iterdir() if other.suffix in SUFFIXES or (other / CONFIG_NAME).exists()]

@@ -214,6 +214,10 @@ def test_experiments_are_found_by_path_name_and_last_name(tmp_path, monkeypatch)
     (tmp_path / "experiments/b").mkdir()
     for name in ("a/one", "a/two", "b/two"):
         (tmp_path / f"experiments/{name}.yaml").write_text(f"run_dir: {name}")
+    (tmp_path / "here.yaml").write_text("seed: 1")
+    (tmp_path / "runs/two").mkdir(parents=True)
+    (tmp_path / "runs/two/config.yaml").write_text("seed: 2")
+    assert load("runs/two").seed == 2
     for given in ("a/one", "one", "experiments/a/one.yaml"):
         assert load(given).run_dir == "a/one"
     for given, said in {
@@ -222,6 +226,8 @@ def test_experiments_are_found_by_path_name_and_last_name(tmp_path, monkeypatch)
         "one.yaml": "did you mean 'experiments/a/one.yaml'?",
         "experiments/a/on.yaml": "did you mean 'experiments/a/one.yaml'?",
         "experiments": "without a config.yaml",
+        "runs/tw": "did you mean 'runs/two'?",
+        "herf.yaml": "did you mean 'here.yaml'?",
         "": "no experiment or run",
         "nul\0": "no experiment or run",
         "x" * 5000: "no experiment or run",
