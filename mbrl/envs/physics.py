@@ -61,9 +61,8 @@ class PhysicsEnv:
 
     def __init__(self, physics: Any) -> None:
         self.physics = physics
-        with quiet():
-            seen = jax.eval_shape(lambda key: _observation(physics.reset(key)), jax.random.key(0))
-        self.observation_spec: Spec = jax.tree.map(lambda leaf: specs.Array(leaf.shape, np.float32), seen)
+        _, first = jax.eval_shape(self.reset, jax.random.key(0))
+        self.observation_spec: Spec = jax.tree.map(lambda leaf: specs.Array(leaf.shape, np.float32), first.observation)
         self.action_spec = specs.BoundedArray((physics.action_size,), np.float32, -1.0, 1.0, name="action")
 
     def reset(self, key: PRNGKey) -> tuple[Any, TimeStep]:
