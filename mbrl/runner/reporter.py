@@ -22,7 +22,7 @@ class Reporter(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
     def phase(self, name: str) -> None:
-        """The run begins to do something else: compiling, collecting, learning, evaluating, saving, stopping, reporting."""
+        """Something else begins: compiling, collecting, learning, evaluating, saving, stopping, reporting."""
         ...
 
     def metrics(self, step: int, total: int, values: Mapping[str, float | int | None]) -> None:
