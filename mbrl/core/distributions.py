@@ -56,12 +56,13 @@ def two_hot(value: Float[Array, "*N"], bins: Float[Array, "K"]) -> Float[Array, 
 
     Values outside the bins go wholly to the outermost one.
     """
+    last = bins.shape[0] - 1
     value = jnp.clip(value, bins[0], bins[-1])
-    below = jnp.clip(jnp.searchsorted(bins, value, side="right") - 1, 0, bins.shape[0] - 2)
-    low, high = bins[below], bins[below + 1]
-    weight_high = ((value - low) / (high - low))[..., None]
-    one_hot = lambda position: jax.nn.one_hot(position, bins.shape[0])
-    return one_hot(below) * (1 - weight_high) + one_hot(below + 1) * weight_high
+    below = jnp.clip(jnp.searchsorted(bins, value, side="right") - 1, 0, last - 1)
+    position = below + (value - bins[below]) / (bins[below + 1] - bins[below])
+    # A tent of width one around the fractional position: the same as two one-hots, in one fusable expression.
+    grid = jnp.arange(last + 1, dtype=position.dtype).reshape((1,) * value.ndim + (last + 1,))
+    return jnp.maximum(0.0, 1.0 - jnp.abs(grid - position[..., None]))
 
 
 class TwoHot(NamedTuple):
@@ -70,16 +71,14 @@ class TwoHot(NamedTuple):
     logits: Float[Array, "*N K"]
 
     def mean(self) -> Float[Array, "*N"]:
-        """The expectation, summed from the outside in so that mirrored bins cancel exactly."""
-        bins = symexp_bins(self.logits.shape[-1])
-        weighted = jnp.einsum("...k,k->...k", jax.nn.softmax(self.logits), bins)
-        half = weighted.shape[-1] // 2
-        negative, centre, positive = weighted[..., :half], weighted[..., half], weighted[..., half + 1 :]
-        return (negative[..., ::-1] + positive).sum(-1) + centre
+        """The expectation; mirrored bins of equal weight cancel to exactly zero."""
+        probs = jax.nn.softmax(self.logits)
+        return (probs - probs[..., ::-1]) @ symexp_bins(self.logits.shape[-1]) / 2
 
     def log_prob(self, value: Float[Array, "*N"]) -> Float[Array, "*N"]:
         """Minus the cross-entropy of the two-hot target, ``[*N]``."""
-        return (two_hot(value, symexp_bins(self.logits.shape[-1])) * jax.nn.log_softmax(self.logits)).sum(-1)
+        weighted = (two_hot(value, symexp_bins(self.logits.shape[-1])) * self.logits).sum(-1)
+        return weighted - jax.nn.logsumexp(self.logits, axis=-1)
 
 
 class Bernoulli(NamedTuple):
@@ -117,15 +116,20 @@ def mix_uniform(logits: Float[Array, "*N K"], share: float) -> Float[Array, "*N 
     return jnp.log((1 - share) * jax.nn.softmax(logits) + share / logits.shape[-1])
 
 
-def straight_through(log_probs: Float[Array, "*N K"], gumbel: Float[Array, "*N K"]) -> Float[Array, "*N K"]:
+def straight_through(log_probs: Float[Array, "*N K"], uniform: Float[Array, "*N"]) -> Float[Array, "*N K"]:
     """Return a one-hot sample whose gradient is that of the probabilities (Bengio et al. 2013).
+
+    Drawn by inverting the cumulative distribution: one uniform number a variable instead of one Gumbel a class.
 
     Args:
         log_probs: normalised log-probabilities.
-        gumbel: standard Gumbel noise; zeros give the mode.
+        uniform: noise in [0, 1).
     """
-    sample = jax.nn.one_hot(jnp.argmax(log_probs + gumbel, axis=-1), log_probs.shape[-1])
     probs = jnp.exp(log_probs)
+    passed = jnp.cumsum(jax.lax.stop_gradient(probs), -1) <= uniform[..., None]
+    # Rounding can leave the sum of all probabilities just below the noise: the last class takes that.
+    chosen = jnp.minimum(passed.sum(-1), log_probs.shape[-1] - 1)
+    sample = jax.nn.one_hot(chosen, log_probs.shape[-1])
     return jax.lax.stop_gradient(sample - probs) + probs
 
 
@@ -176,7 +180,7 @@ class OneHot(NamedTuple):
 
     def sample(self, key: PRNGKey) -> Float[Array, "*N A"]:
         """A one-hot sample with the gradient of the probabilities."""
-        return straight_through(self.log_probs, jax.random.gumbel(key, self.log_probs.shape))
+        return straight_through(self.log_probs, jax.random.uniform(key, self.log_probs.shape[:-1]))
 
     def log_prob(self, action: Float[Array, "*N A"]) -> Float[Array, "*N"]:
         """Log-probability of a one-hot action."""

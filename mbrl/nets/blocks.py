@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 NORM_EPSILON = 1e-4
+# The standard deviation of a unit normal cut at two standard deviations is 0.8796.
+TRUNCATION_CORRECTION = 1 / 0.87962566103423978
 
 
 def fan_in_init(scale: float = 1.0) -> nn.initializers.Initializer:
@@ -44,29 +46,33 @@ class MLP(nn.Module):
 
 
 class BlockDense(nn.Module):
-    """A linear layer whose matrix is block-diagonal: G independent ``I -> O`` maps.
+    """A linear layer with a block-diagonal matrix: G independent maps, which may all see one more, shared input.
 
-    Parameters grow with 1/G of a dense layer's (Hafner et al. 2023, appendix on the block GRU).
+    Equal to repeating the shared input into every block and applying G dense layers, without the copies: the shared
+    part is one matrix product. (Hafner et al. 2023, appendix on the block GRU.)
     """
 
     features: int
+    blocks: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*N G I"]) -> Float[Array, "*N G O"]:
-        """Map ``[*N, G, I]`` to ``[*N, G, features]``."""
-        blocks, inputs = x.shape[-2:]
-        # The leading axis is a batch of matrices: fans must be those of one block.
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", batch_axis=0)
-        kernel = self.param("kernel", init, (blocks, inputs, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (blocks, self.features))
-        out = jnp.einsum("...gi,gio->...go", x, kernel)
-        return out + bias.reshape((1,) * (out.ndim - 2) + bias.shape)
+    def __call__(self, x: Float[Array, "*N D"], shared: Float[Array, "*N S"] | None = None) -> Float[Array, "*N O"]:
+        """Map ``[*N, D]`` (and ``[*N, S]``) to ``[*N, features]``; blocks divide D and features."""
+        lead, inputs, outputs = x.shape[:-1], x.shape[-1] // self.blocks, self.features // self.blocks
+        extra = 0 if shared is None else shared.shape[-1]
+        # Fans are those of one block, its own and the shared input together.
+        init = nn.initializers.truncated_normal(TRUNCATION_CORRECTION * (inputs + extra) ** -0.5)
+        kernel = self.param("kernel", init, (self.blocks, inputs, outputs))
+        grouped = x.reshape((*lead, self.blocks, inputs))
+        out = jnp.einsum("...gi,gio->...go", grouped, kernel).reshape((*lead, self.features))
+        if shared is not None:
+            out = out + shared @ self.param("shared", init, (extra, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return out + bias.reshape((1,) * len(lead) + bias.shape)
 
 
-def gru_update(
-    gates: Float[Array, "*N G O"], deter: Float[Array, "*N G D"]
-) -> Float[Array, "*N G D"]:
-    """Return the GRU's next state from its gate inputs, O = 3 D (reset, candidate, update).
+def gru_update(gates: Float[Array, "*N 3*D"], deter: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
+    """Return the GRU's next state from its gate inputs: reset, candidate and update, one after the other.
 
     candidate = tanh(sigmoid(reset) * candidate), update = sigmoid(update - 1): the shift by one makes the state
     change slowly at first (Hafner et al. 2020, LayerNorm GRU).
@@ -93,12 +99,9 @@ class BlockGRU(nn.Module):
         self, deter: Float[Array, "*N D"], stoch: Float[Array, "*N Z"], action: Float[Array, "*N A"]
     ) -> Float[Array, "*N D"]:
         """Return the next deterministic state ``[*N, D]``; D must be a multiple of ``blocks``."""
-        lead, size = deter.shape[:-1], deter.shape[-1]
-        inputs = [DenseNormAct(self.hidden)(part) for part in (deter, stoch, action)]
-        joined = jnp.concatenate(inputs, -1)[..., None, :]
-        grouped = deter.reshape((*lead, self.blocks, size // self.blocks))
-        seen = jnp.broadcast_to(joined, (*lead, self.blocks, joined.shape[-1]))
-        x = BlockDense(size // self.blocks)(jnp.concatenate([grouped, seen], -1))
-        x = nn.silu(nn.RMSNorm(epsilon=NORM_EPSILON)(x.reshape((*lead, size))))
-        gates = BlockDense(3 * size // self.blocks)(x.reshape(grouped.shape))
-        return gru_update(gates, grouped).reshape((*lead, size))
+        size = deter.shape[-1]
+        joined = jnp.concatenate([DenseNormAct(self.hidden)(part) for part in (deter, stoch, action)], -1)
+        x = BlockDense(size, self.blocks)(deter, joined)
+        x = nn.silu(nn.RMSNorm(epsilon=NORM_EPSILON)(x))
+        gates = [BlockDense(size, self.blocks)(x) for _ in range(3)]
+        return gru_update(jnp.concatenate(gates, -1), deter)

@@ -81,11 +81,11 @@ class Categorical:
         """Return log-probabilities with the uniform share mixed in."""
         return mix_uniform(raw.reshape((*raw.shape[:-1], self.variables, self.classes)), self.unimix)
 
-    def noise(self, key: PRNGKey, lead: tuple[int, ...]) -> Float[Array, "*N S C"]:
-        """Draw standard Gumbel noise."""
-        return jax.random.gumbel(key, (*lead, self.variables, self.classes))
+    def noise(self, key: PRNGKey, lead: tuple[int, ...]) -> Float[Array, "*N S"]:
+        """Draw uniform noise."""
+        return jax.random.uniform(key, (*lead, self.variables))
 
-    def sample(self, statistics: Float[Array, "*N S C"], noise: Float[Array, "*N S C"]) -> Float[Array, "*N Z"]:
+    def sample(self, statistics: Float[Array, "*N S C"], noise: Float[Array, "*N S"]) -> Float[Array, "*N Z"]:
         """Return straight-through one-hots, flattened."""
         return straight_through(statistics, noise).reshape((*statistics.shape[:-2], self.size))
 
