@@ -35,7 +35,7 @@ watched() {
 installed() { cat requirements.txt pyproject.toml | cmp -s - "$1"; }
 
 install() {
-  .venv/bin/python -m pip install --disable-pip-version-check "${pins[@]}" -e .
+  .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off "${pins[@]}" -e .
 }
 
 if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
