@@ -12,12 +12,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mbrl.version import __version__
+
 if TYPE_CHECKING:
     from mbrl.cli.config import load as load_config
     from mbrl.runner.restore import evaluate as evaluate
     from mbrl.runner.train import train as train
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "load_config", "train"]
 
 _HOMES = {
