@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import mbrl
 from mbrl.agents.base import Diagnosis
-from mbrl.core.types import FIRST, LAST, PRNGKey, Sequence, as_dict
+from mbrl.core.types import FIRST, LAST, Sequence, as_dict
 from mbrl.envs import VectorEnv, make_vector, unwrap
 from mbrl.envs.base import VectorEnvironment
+from mbrl.envs.wrappers import Wrapper
 from mbrl.evaluation import model as judge
 from mbrl.evaluation.rollout import Evaluation, make_evaluate, make_record
 from mbrl.evaluation.statistics import Summary, summarise
@@ -26,6 +26,7 @@ from mbrl.runner.files import write_atomic
 from mbrl.runner.loggers import Values, read_metrics
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.state import TrainState
+from mbrl.version import __version__
 from mbrl.viz import draw, dream, figures
 from mbrl.viz.report import Picture, Section, render
 
@@ -33,6 +34,7 @@ EPISODES = 20  # of the final evaluation
 CONTEXT, HORIZON = 5, 45  # steps the model sees, and steps it then dreams
 _ENVS, _LONGEST = 8, 1000  # environments recorded to judge the model, and at most so many agent steps of each
 _FILM = 240  # agent steps of the episode that is drawn
+_PIXELS = 160  # height that small images are enlarged to
 _LINES = 6  # dimensions of an observation that are drawn as lines
 
 
@@ -45,7 +47,7 @@ class Found(NamedTuple):
     sequence: Sequence  # [T, N] the policy as it samples
     diagnosis: Diagnosis  # [T, N]
     assessment: judge.Assessment
-    film: tuple[Sequence, Any]  # [T, 1] the policy's mode, and joint positions [T, 1, Q] where there are any
+    q: Any  # [T, N, Q] joint positions beside the sequence, None where there are none
 
 
 def make_report(run_dir: str | Path, config: Config[Any], program: Program, state: TrainState) -> Path:
@@ -82,33 +84,26 @@ def make_report(run_dir: str | Path, config: Config[Any], program: Program, stat
 def _find(run: RunDir, config: Config[Any], program: Program, state: TrainState) -> Found:
     """Roll out and judge; the seeds are the report's own and the same each time."""
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(b"report"))
-    evaluate_key, record_key, diagnose_key, film_key = jax.random.split(key, 4)
+    evaluate_key, record_key, diagnose_key = jax.random.split(key, 3)
     agent, limit = program.agent, -(-config.env.time_limit // config.env.action_repeat)
     evaluation = make_evaluate(agent, make_vector(config.env, EPISODES), EPISODES)(state.agent, evaluate_key)
     window = CONTEXT + HORIZON
     steps = -(-(min(limit, _LONGEST) + 1) // window) * window
-    record = make_record(agent, make_vector(config.env, _ENVS), steps, mode="train")
-    sequence, _ = record(state.agent, record_key)
+    env = make_vector(config.env, _ENVS)
+    record = make_record(agent, env, steps, mode="train", probe=_positions(env))
+    sequence, q = record(state.agent, record_key)
     diagnosis = judge.make_diagnose(agent, CONTEXT, HORIZON)(state.agent, diagnose_key, sequence)
-    film = _film(config, program, state, min(limit + 1, _FILM), film_key)
-    evaluation, sequence, diagnosis, film = jax.device_get((evaluation, sequence, diagnosis, film))
+    evaluation, sequence, diagnosis, q = jax.device_get((evaluation, sequence, diagnosis, q))
     assessment = judge.assess(sequence, diagnosis, agent.gamma, CONTEXT, HORIZON)
-    return Found(
-        read_metrics(run), evaluation, summarise(evaluation.returns), sequence, diagnosis, assessment, film
-    )
-
-
-def _film(config: Config[Any], program: Program, state: TrainState, steps: int, key: PRNGKey) -> tuple[Sequence, Any]:
-    env = make_vector(config.env, 1)
-    sequence, q = make_record(program.agent, env, steps, probe=_positions(env))(state.agent, key)
-    return sequence, q
+    return Found(read_metrics(run), evaluation, summarise(evaluation.returns), sequence, diagnosis, assessment, q)
 
 
 def _innermost(env: VectorEnvironment) -> Any:
     """Return the environment inside all wrappers, or None where it lives in Python."""
-    if not isinstance(env, VectorEnv):
-        return None
-    return unwrap(env.env, jax.eval_shape(env.reset, jax.random.key(0))[0].env)[0]
+    base: Any = getattr(env, "env", None)
+    while isinstance(base, Wrapper):
+        base = base.env
+    return base
 
 
 def _positions(env: VectorEnvironment) -> Callable[[Any], Any]:
@@ -118,9 +113,8 @@ def _positions(env: VectorEnvironment) -> Callable[[Any], Any]:
         if not isinstance(env, VectorEnv):
             return None
         _, inner = unwrap(env.env, state.env)
-        if hasattr(inner, "pipeline_state"):
-            return inner.pipeline_state.q
-        return inner.data.qpos if hasattr(inner, "data") else None
+        physics = getattr(inner, "pipeline_state", getattr(inner, "data", None))  # Brax's, MuJoCo Playground's
+        return getattr(physics, "q", getattr(physics, "qpos", None))
 
     return positions
 
@@ -146,7 +140,7 @@ def _header(found: Found, config: Config[Any], state: TrainState) -> dict[str, s
         "Environment": config.env.name,
         "Agent": config.agent.name,
         "Seed": str(config.seed),
-        "Versions": f"mbrl {mbrl.__version__}, jax {jax.__version__}, Python {platform.python_version()}",
+        "Versions": f"mbrl {__version__}, jax {jax.__version__}, Python {platform.python_version()}",
         "Machine": f"{jax.device_count()} {device.device_kind} device, {os.cpu_count()} cores, {platform.system()}",
     }
 
@@ -208,19 +202,19 @@ def _evaluation(found: Found, config: Config[Any], base: Any) -> Section:
 
 
 def _episode(found: Found, model: Any) -> Picture:
-    """Return a film of the first episode recorded: drawn where there are joints, else its observations."""
-    sequence, q = found.film
-    ends = np.flatnonzero(sequence.timestep.step_type[:, 0] == LAST)
-    steps = int(ends[0]) + 1 if ends.size else len(sequence.action)
-    key, values = next(iter(as_dict(sequence.timestep.observation).items()))
-    if model is not None and q is not None:
-        frames = draw.draw(model, q[:steps, 0], draw.aim(model, q[:steps, 0]))
+    """Return a film of the first episode recorded: drawn where there are joints, else as its observations."""
+    timestep: Any = found.sequence.timestep
+    ends = np.flatnonzero(timestep.step_type[:_FILM, 0] == LAST)
+    steps = int(ends[0]) + 1 if ends.size else min(_FILM, len(timestep.reward))
+    key, values = next(iter(as_dict(timestep.observation).items()))
+    if model is not None and found.q is not None:
+        frames = draw.draw(model, found.q[:steps, 0], draw.aim(model, found.q[:steps, 0]))
     else:
         frames = _frames(values[:steps, 0], values[:steps, 0])
     every = 2 if steps > _FILM // 2 else 1
     return Picture(
         "videos/episode.gif", dream.video(frames[::every], 40 if steps > _FILM // 8 else 160),
-        f"An episode of the policy's mode, its first {steps} steps"
+        f"An episode as the policy samples it, its first {steps} steps"
         + ("." if model is not None else f": the observation {key!r}, a row for each dimension."),
     )
 
@@ -228,7 +222,8 @@ def _episode(found: Found, model: Any) -> Picture:
 def _frames(values: np.ndarray, reference: np.ndarray) -> draw.Frames:
     """Return observations ``[T, ...]`` as pictures: images as they are, vectors as strips in the reference's range."""
     if reference.dtype == np.uint8 and reference.ndim == 4 and reference.shape[-1] == 3:
-        return np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8)
+        larger = max(1, _PIXELS // values.shape[1])
+        return np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8).repeat(larger, axis=1).repeat(larger, axis=2)
     flat, known = (np.nan_to_num(np.asarray(x, float).reshape(len(x), -1)) for x in (values, reference))
     return dream.heat(flat, known.min(axis=0), known.max(axis=0))
 

@@ -12,6 +12,7 @@ from mbrl.viz.draw import BLUE, ORANGE, Colour, Frames
 
 PAPER, INK, SOFT = (255, 255, 255), (31, 41, 51), (82, 96, 109)
 _LABEL, _GAP, _EDGE = 88, 6, 3  # pixels: the column of names, between pictures, a picture's border
+_PALETTE = 12  # pictures of a film, at most, from which its colours are taken
 
 
 def film_strip(real: Frames, dreamt: Frames, context: int, pictures: int = 6) -> bytes:
@@ -23,7 +24,7 @@ def film_strip(real: Frames, dreamt: Frames, context: int, pictures: int = 6) ->
         context: steps the model saw.
         pictures: how many moments are shown: the last one seen, then evenly on to the end.
     """
-    moments = np.unique(np.linspace(context - 1, len(real) - 1, min(pictures, len(real))).astype(int))
+    moments = np.unique(np.linspace(context - 1, len(real) - 1, min(pictures, len(real))).astype(int)).tolist()
     height, width = real.shape[1:3]
     step_x, step_y, top = width + _GAP, height + _GAP, 28
     sheet, pen = _sheet(_LABEL + step_x * len(moments), top + 2 * step_y)
@@ -120,7 +121,10 @@ def _png(image: Any) -> bytes:
 
 def _gif(images: list[Any], milliseconds: int, pause: int) -> bytes:
     """Return a GIF; one palette for all pictures keeps the colours from flickering."""
-    palette = images[-1].quantize(64)
+    from PIL import Image
+
+    every = -(-len(images) // _PALETTE)
+    palette = Image.fromarray(np.concatenate([np.asarray(image) for image in images[::-every]])).quantize(128)
     small = [image.quantize(palette=palette, dither=0) for image in images]
     buffer = io.BytesIO()
     durations = [milliseconds] * (len(images) - 1) + [pause]

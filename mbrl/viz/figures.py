@@ -81,6 +81,7 @@ def small_multiples(series: Mapping[str, tuple[ArrayLike, ArrayLike]], columns: 
         ax.plot(steps, values, color=BLUE, linewidth=1.3, marker="o" if np.size(steps) < 2 else None)
         _title(ax, name)
         ax.margins(x=0.02)
+        ax.ticklabel_format(axis="y", useOffset=False)
         _thousands(ax)
     for ax in axes.flat[len(series) :]:
         ax.set_visible(False)
@@ -105,6 +106,8 @@ def episodes(returns: ArrayLike, lengths: ArrayLike, terminated: ArrayLike, inte
     left.axhline(returns.mean(), color=BLUE, linewidth=1.4, label=f"mean {returns.mean():.1f}")
     for ended, colour, label in ((False, BLUE, "time limit"), (True, ORANGE, "terminated")):
         of_kind = terminated[order] == ended
+        if not of_kind.any():
+            continue
         left.scatter(np.arange(1, len(order) + 1)[of_kind], returns[order][of_kind], s=18, color=colour, zorder=3)
         right.scatter(lengths[terminated == ended], returns[terminated == ended], s=18, color=colour, label=label)
     left.set(xlabel="episode, sorted by return", ylabel="return")
@@ -133,7 +136,8 @@ def open_loop(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> PNG:
         ax.set(xlabel="steps ahead", ylabel="RMS error (standard deviations)")
         _title(ax, name)
         ax.set_ylim(bottom=0)
-        ax.set_xlim(0, np.size(model))
+        ax.set_xlim(0, max([1, *ahead[np.isfinite(np.asarray(model, float))]]))
+        ax.xaxis.get_major_locator().set_params(integer=True)
     for ax in axes.flat[len(curves) :]:
         ax.set_visible(False)
     _legend(axes.flat[0])
@@ -175,7 +179,7 @@ def returns(real: ArrayLike, imagined: ArrayLike, value: ArrayLike, share: Array
     names = ("imagined return", "value by the critic")
     for ax, name, said, colour in zip(axes.flat, names, (imagined, value), (BLUE, ORANGE), strict=True):
         _diagonal(ax, real, said)
-        alpha = 0.08 + 0.5 * (1 - share[chosen])
+        alpha = 0.08 + 0.5 * (1 - share[chosen]) if real.size else None
         ax.scatter(real[chosen], np.asarray(said)[chosen], s=7, color=colour, alpha=alpha, linewidth=0)
         ax.set(xlabel="real discounted return", ylabel=name)
     return png(figure)
@@ -230,7 +234,7 @@ def _diagonal(ax: Any, *values: ArrayLike) -> None:
 def _room(ax: Any, values: np.ndarray) -> None:
     """Leave some height around values that are all alike."""
     middle, half = (values.max() + values.min()) / 2, np.ptp(values) / 2
-    half = max(half * 1.2, 0.02 * abs(middle), 0.5)
+    half = max(half * 1.2, 0.02 * abs(middle), 0.05)
     ax.set_ylim(middle - half, middle + half)
 
 
