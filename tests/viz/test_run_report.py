@@ -57,8 +57,11 @@ class Slider:
 class Dictionary:
     """Never ends, pays nothing, and shows an image and a constant; its action is discrete."""
 
-    observation_spec = {"image": specs.Array((8, 8, 3), np.uint8), "zero": specs.Array((2,), np.float32)}
     action_spec = specs.DiscreteArray(3)
+
+    @property
+    def observation_spec(self):
+        return {"image": specs.Array((8, 8, 3), np.uint8), "zero": specs.Array((2,), np.float32)}
 
     def reset(self, key):
         del key
