@@ -30,8 +30,7 @@ class BraxEnv(PhysicsEnv):
     """
 
     def __init__(self, name: str, backend: str | None = None) -> None:
-        if name in LEFT_OUT:
-            raise UserError(f"environment 'brax/{name}' is left out because {LEFT_OUT[name]}; try 'brax/hopper'")
+        refuse_left_out(name)
         if name not in _POSES:
             raise unknown("Brax environment", name, NAMES)
         if backend is not None and backend not in BACKENDS:
@@ -50,6 +49,12 @@ class BraxEnv(PhysicsEnv):
         """
         with quiet():
             return _POSES[self.name](observation, self.sys)
+
+
+def refuse_left_out(name: str) -> None:
+    """Raise ``UserError`` for a Brax environment that exists but is not offered, and say why."""
+    if name in LEFT_OUT:
+        raise UserError(f"environment 'brax/{name}' is left out because {LEFT_OUT[name]}")
 
 
 def _joints(hidden: int) -> Callable[[Array, Any], Array]:

@@ -163,6 +163,17 @@ class Delayed(Probe):
         return jnp.where(state.time == self.length - 1, owed, 0.0), owed, jnp.bool_(True)
 
 
+def delayed(steps: str = "16") -> Delayed:
+    """Return ``Delayed`` with the delay that stands behind the @ of ``probe/delayed@20``.
+
+    Raises:
+        UserError: when that is no whole number above 0.
+    """
+    if not steps.isdecimal():
+        raise UserError(f"the delay of probe/delayed is {steps!r}, but must be a whole number")
+    return Delayed(int(steps))
+
+
 class Cue(Probe):
     """A sign is seen at FIRST alone; after ``wait`` blank steps each action is paid times that sign.
 

@@ -26,7 +26,7 @@ ENVS: dict[str, Callable[..., Environment] | HostEnv] = {
     **{f"dmc/{name}": partial(PlaygroundEnv, name) for name in playground.NAMES},
     "probe/action": probes.Action,
     "probe/cue": probes.Cue,
-    "probe/delayed": probes.Delayed,
+    "probe/delayed": probes.delayed,
     "probe/discrete": probes.Discrete,
     "probe/exact": probes.Exact,
     "probe/reward": probes.Reward,
@@ -50,8 +50,7 @@ def make(config: EnvConfig) -> Environment:
     entry, variant = _find(config.name)
     if isinstance(entry, HostEnv):
         raise UserError(f"environment {config.name!r} runs in Python, so it has no single form: use make_vector")
-    env = _construct(entry, config.name, variant)
-    env = TimeLimit(env, config.time_limit)
+    env = TimeLimit(entry() if variant is None else entry(variant), config.time_limit)
     if config.action_repeat > 1:
         env = ActionRepeat(env, config.action_repeat)
     return env if isinstance(env.action_spec, specs.DiscreteArray) else RescaleAction(env, config.name)
@@ -79,17 +78,11 @@ def _check(config: EnvConfig) -> None:
 def _find(name: str) -> tuple[Any, str | None]:
     """Return the registry's entry and what stands behind the @, if anything."""
     base, at, variant = name.partition("@")
-    family, _, task = base.partition("/")
-    if family == "brax" and task in brax.LEFT_OUT:
-        raise UserError(f"environment {base!r} is left out because {brax.LEFT_OUT[task]}")
+    if base.startswith("brax/"):
+        brax.refuse_left_out(base.removeprefix("brax/"))
     if base not in ENVS:
         raise unknown("environment", base, ENVS)
-    return ENVS[base], variant if at else None
-
-
-def _construct(entry: Callable[..., Environment], name: str, variant: str | None) -> Environment:
-    if variant is None:
-        return entry()
-    if not inspect.signature(entry).parameters:
-        raise UserError(f"environment {name!r} has no variants: leave out '@{variant}'")
-    return entry(variant)
+    entry = ENVS[base]
+    if at and (isinstance(entry, HostEnv) or not inspect.signature(entry).parameters):
+        raise UserError(f"environment {base!r} has no variants: leave out '@{variant}'")
+    return entry, variant if at else None

@@ -10,7 +10,7 @@ import pytest
 from toy_env import Walk
 
 from mbrl.core.errors import UserError
-from mbrl.envs import ENVS, EnvConfig, HostEnv, make, make_vector, names
+from mbrl.envs import ENVS, EnvConfig, HostEnv, make, make_vector, names, unwrap
 
 
 def test_names_are_listed_without_importing_physics():
@@ -46,7 +46,10 @@ def test_one_line_adds_an_environment_that_comes_fully_wrapped(monkeypatch):
         (EnvConfig("probe/queue"), "did you mean 'probe/cue'?"),
         (EnvConfig("brax/swimmer"), "'brax/swimmer' is left out because it crashes inside Brax on every backend"),
         (EnvConfig("brax/swimmer@mjx"), "'brax/swimmer' is left out because"),
-        (EnvConfig("mine/walk@fast"), "environment 'mine/walk@fast' has no variants: leave out '@fast'"),
+        (EnvConfig("mine/walk@fast"), "environment 'mine/walk' has no variants: leave out '@fast'"),
+        (EnvConfig("mine/host@fast"), "environment 'mine/host' has no variants: leave out '@fast'"),
+        (EnvConfig("probe/delayed@long"), "delay of probe/delayed is 'long', but must be a whole number"),
+        (EnvConfig("probe/delayed@0"), "delay of probe/delayed is 0, but must be at least 1"),
         (EnvConfig("mine/host"), "'mine/host' runs in Python"),
         (EnvConfig("probe/cue", action_repeat=0), "env.action_repeat is 0, but must be at least 1"),
         (EnvConfig("probe/cue", time_limit=-1), "env.time_limit is -1, but must be at least 1"),
@@ -59,6 +62,11 @@ def test_bad_input_is_one_sentence(monkeypatch, config, sentence):
         make(config)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_delay_stands_behind_the_at():
+    env = make(EnvConfig("probe/delayed@20"))
+    assert unwrap(env, env.reset(jax.random.key(0))[0])[0].length == 20
 
 
 def test_a_vector_of_none_is_told():
