@@ -58,11 +58,16 @@ class Config(Generic[AgentConfig]):
     train_ratio: float = 128.0
     """Replayed steps per agent step: updates per agent step = train_ratio / (batch_size * batch_length)."""
     prefill: int = 1_000
-    """Agent steps of random actions before learning begins."""
+    """Agent steps of random actions before learning begins, rounded up to whole epochs."""
     epoch: int = 1_000
     """Agent steps per epoch: one jitted call, after which metrics are written."""
     max_faults: int = 100
     """Skipped updates and broken physics steps (NaN, Inf) that a run survives before it stops itself."""
+
+    @property
+    def prefill_epochs(self) -> int:
+        """Whole epochs of random actions."""
+        return -(-self.prefill // self.epoch)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

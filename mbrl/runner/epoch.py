@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mbrl.agents import AGENTS
-from mbrl.agents.base import ActOutput, Agent, Mode
+from mbrl.agents.base import Agent, Mode
 from mbrl.core.types import Metrics, PRNGKey, Sequence, action_dim, example, restart, to_env_action
 from mbrl.envs import make_vector
 from mbrl.envs.base import VectorEnvironment
@@ -21,13 +21,17 @@ from mbrl.runner.state import Collector, Faults, TrainState
 
 
 class Program(NamedTuple):
-    """A config made runnable; the two functions are jitted and compile once each."""
+    """A config made runnable; the functions are jitted and compile once each. Epochs donate their argument.
+
+    Collecting alone is a program of its own: it compiles in a fraction of the time, so a run shows signs of life early.
+    """
 
     agent: Agent
     env: VectorEnvironment
     ring: Ring
     init: Callable[[PRNGKey], TrainState]
-    epoch: Callable[[TrainState], tuple[TrainState, Metrics]]  # the argument is donated
+    prefill: Callable[[TrainState], tuple[TrainState, Metrics]]  # an epoch of random actions, no learning
+    epoch: Callable[[TrainState], tuple[TrainState, Metrics]]
 
 
 class Episodes(NamedTuple):
@@ -40,7 +44,7 @@ class Episodes(NamedTuple):
 
 
 def make_program(config: Config) -> Program:
-    """Build agent, environments, replay and the two jitted functions of a config.
+    """Build agent, environments, replay and the jitted functions of a config.
 
     Raises:
         UserError: the environment or the agent cannot be made.
@@ -52,6 +56,7 @@ def make_program(config: Config) -> Program:
     return Program(
         *parts,
         init=jax.jit(lambda key: init_state(*parts, key)),
+        prefill=jax.jit(lambda state: prefill(*parts, config, state), donate_argnums=0),
         epoch=jax.jit(lambda state: epoch(*parts, config, state), donate_argnums=0),
     )
 
@@ -84,35 +89,29 @@ def step_example(agent: Agent, env: VectorEnvironment, agent_state: Any) -> Sequ
 def updates_due(config: Config, vector_steps: Int[Array, ""]) -> Int[Array, ""]:
     """Return how many updates should have been done after this many vector steps.
 
-    Exactly floor(ratio * (agent steps - prefill) / trained steps per batch), as a ratio of integers, so that no
-    rounding error adds up over a run. The prefill's steps are not made up for.
+    Exactly floor(ratio * (agent steps - those of the prefill) / trained steps per batch), as a ratio of integers, so
+    that no rounding error adds up over a run. The prefill's steps are not made up for.
     """
     ratio = Fraction(config.train_ratio).limit_denominator(1000) * config.num_envs
     ratio /= config.replay.batch_size * config.replay.batch_length
-    learning = jnp.maximum(vector_steps - -(-config.prefill // config.num_envs), 0)
+    learning = jnp.maximum(vector_steps - config.prefill_epochs * config.epoch // config.num_envs, 0)
     whole, rest = learning // ratio.denominator, learning % ratio.denominator
     return whole * ratio.numerator + rest * ratio.numerator // ratio.denominator
 
 
 def collect(
-    agent: Agent, env: VectorEnvironment, agent_state: Any, collector: Collector, key: PRNGKey, random: Bool[Array, ""]
-) -> tuple[Collector, Sequence]:
-    """Act once in N environments, uniformly at random where ``random`` (prefill).
-
-    Returns:
-        the collector one step on, and the step ``[N, ...]`` for replay.
-    """
-
-    def act(mode: Mode) -> Callable[[], ActOutput]:
-        return lambda: agent.act(agent_state, key, collector.carry, collector.timestep, mode)
-
-    output = jax.lax.cond(random, act("random"), act("train"))
-    step = Sequence(collector.timestep, output.action, output.context)
-    env_state, timestep = env.step(collector.env, to_env_action(env.action_spec, output.action))
+    agent: Agent, env: VectorEnvironment, ring: Ring, state: TrainState, key: PRNGKey, mode: Mode
+) -> tuple[TrainState, Collector]:
+    """Act once in N environments and store the step; return also where the environments stand now."""
+    before = state.env
+    output = agent.act(state.agent, key, before.carry, before.timestep, mode)
+    step = Sequence(before.timestep, output.action, output.context)
+    env_state, timestep = env.step(before.env, to_env_action(env.action_spec, output.action))
     fresh = timestep.first()
-    returns = jnp.where(fresh, 0.0, collector.returns + timestep.reward)
-    lengths = jnp.where(fresh, 0, collector.lengths + 1)
-    return Collector(env_state, timestep, output.carry, returns, lengths), step
+    returns = jnp.where(fresh, 0.0, before.returns + timestep.reward)
+    lengths = jnp.where(fresh, 0, before.lengths + 1)
+    collector = Collector(env_state, timestep, output.carry, returns, lengths)
+    return state._replace(env=collector, replay=ring.add(state.replay, step)), collector
 
 
 def learn(
@@ -139,14 +138,31 @@ def learn(
     return state, sums
 
 
+def prefill(
+    agent: Agent, env: VectorEnvironment, ring: Ring, config: Config, state: TrainState
+) -> tuple[TrainState, Metrics]:
+    """Collect ``config.epoch`` agent steps by acting uniformly at random; what ``epoch`` returns, without updates."""
+
+    def body(carry: tuple, _: None) -> tuple[tuple, None]:
+        state, episodes = carry
+        key, act_key = jax.random.split(state.key)
+        state, collector = collect(agent, env, ring, state, act_key, "random")
+        state = state._replace(step=state.step + config.num_envs * config.env.action_repeat, key=key)
+        return (state, tally(episodes, collector)), None
+
+    (state, episodes), _ = jax.lax.scan(body, (state, no_episodes()), None, config.epoch // config.num_envs)
+    state = state._replace(faults=state.faults._replace(physics=state.env.env.faults))
+    return state, describe(config, state, episodes)
+
+
 def epoch(
     agent: Agent, env: VectorEnvironment, ring: Ring, config: Config, state: TrainState
 ) -> tuple[TrainState, Metrics]:
     """Collect ``config.epoch`` agent steps in N environments, learning between them as the train ratio says.
 
     Returns:
-        the new state and scalars: means over the epoch's updates (0 where there was none), over the episodes that
-        ended in it (NaN where none did), and counters.
+        the new state and scalars: means over the epoch's updates (NaN where there was none), over the episodes that
+        ended in it (likewise), and counters.
     """
     per_step = config.num_envs * config.env.action_repeat
 
@@ -154,11 +170,8 @@ def epoch(
         state, sums, episodes = carry
         key, act_key, learn_key = jax.random.split(state.key, 3)
         vector_steps = state.step // per_step
-        random = vector_steps * config.num_envs < config.prefill
-        collector, step = collect(agent, env, state.agent, state.env, act_key, random)
-        state = state._replace(
-            env=collector, replay=ring.add(state.replay, step), step=state.step + per_step, key=key
-        )
+        state, collector = collect(agent, env, ring, state, act_key, "train")
+        state = state._replace(step=state.step + per_step, key=key)
         due = updates_due(config, vector_steps + 1) - updates_due(config, vector_steps)
         one = lambda i, carry: learn(agent, ring, carry[0], jax.random.fold_in(learn_key, i), carry[1])
         state, sums = jax.lax.fori_loop(0, due, one, (state, sums))
@@ -168,11 +181,23 @@ def epoch(
     sequence, _ = jax.eval_shape(ring.sample, state.replay, state.key)
     shapes = jax.eval_shape(agent.update, state.agent, state.key, sequence).metrics
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    episodes = Episodes(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0))
     length = config.epoch // config.num_envs
-    (state, sums, episodes), _ = jax.lax.scan(body, (state, sums, episodes), None, length)
+    (state, sums, episodes), _ = jax.lax.scan(body, (state, sums, no_episodes()), None, length)
     state = state._replace(faults=state.faults._replace(physics=state.env.env.faults))
-    return state, summarise(config, before, state, sums, episodes)
+    updates, skipped = state.updates - before.updates, state.faults.updates - before.faults.updates
+    healthy = jnp.where(updates > skipped, updates - skipped, jnp.nan)
+    means = {name: value / healthy for name, value in sums.items()}
+    counts = {
+        "update/skipped": skipped.astype(jnp.float32),
+        "run/updates": state.updates.astype(jnp.float32),
+        "run/updates_per_step": updates / (state.step - before.step),
+    }
+    return state, means | counts | describe(config, state, episodes)
+
+
+def no_episodes() -> Episodes:
+    """Return sums over nothing."""
+    return Episodes(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0))
 
 
 def tally(episodes: Episodes, collector: Collector) -> Episodes:
@@ -186,20 +211,14 @@ def tally(episodes: Episodes, collector: Collector) -> Episodes:
     )
 
 
-def summarise(config: Config, before: TrainState, state: TrainState, sums: Metrics, episodes: Episodes) -> Metrics:
-    """Return an epoch's scalars (see ``epoch``)."""
-    updates = state.updates - before.updates
-    healthy = updates - (state.faults.updates - before.faults.updates)
-    means = {name: value / jnp.maximum(healthy, 1) for name, value in sums.items()}
+def describe(config: Config, state: TrainState, episodes: Episodes) -> Metrics:
+    """Return the scalars of an epoch's collection; NaN where no episode ended."""
     ended = jnp.where(episodes.finished > 0, episodes.finished, jnp.nan)
-    return means | {
+    return {
         "episode/count": episodes.finished.astype(jnp.float32),
         "episode/return": episodes.returns / ended,
         "episode/length": episodes.lengths / ended,
         "episode/reward_rate": episodes.reward / config.epoch,
-        "run/updates": state.updates.astype(jnp.float32),
-        "run/updates_per_step": updates / (state.step - before.step),
-        "update/skipped": (state.faults.updates - before.faults.updates).astype(jnp.float32),
         "fault/updates": state.faults.updates.astype(jnp.float32),
         "fault/physics": state.faults.physics.astype(jnp.float32),
     }

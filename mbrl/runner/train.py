@@ -11,7 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -45,12 +45,16 @@ class Result(NamedTuple):
     metrics: Values  # the last line of metrics.jsonl
 
 
+Epoch: TypeAlias = Callable[[TrainState], tuple[TrainState, Metrics]]
+
+
 class _Machine(NamedTuple):
     """What stays the same from epoch to epoch."""
 
     config: Config
     folder: RunDir
-    epoch: Callable[[TrainState], tuple[TrainState, Metrics]]  # compiled
+    program: Program
+    compiled: dict[str, Epoch]  # "prefill" and "epoch", each from its first use on
     evaluate: Evaluate
     saves: Checkpoints
     log: MetricsLog
@@ -91,14 +95,11 @@ def run(
     saves = Checkpoints(folder.checkpoints, config.checkpoint.keep)
     with stop.signals(lambda: reporter.phase("stopping")) as received:
         reporter.phase("compiling")
-        started = time.perf_counter()
         state, metric = _restored(program, config, folder, saves) if resume else _fresh(program, config)
         step = int(state.step)
-        epoch = program.epoch.lower(state).compile()
-        reporter.note(f"compiled in {time.perf_counter() - started:.0f} s")
         pace = deque([(time.perf_counter(), step)], maxlen=_PACE + 1)
         with MetricsLog(folder, step if resume else None) as log:
-            machine = _Machine(config, folder, epoch, evaluate, saves, log, reporter, received, pace)
+            machine = _Machine(config, folder, program, {}, evaluate, saves, log, reporter, received, pace)
             state, values = _loop(machine, state, metric)
     return Result(folder.path, config, program, state, values)
 
@@ -151,9 +152,11 @@ def _loop(m: _Machine, state: TrainState, metric: float | None) -> tuple[TrainSt
 def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[TrainState, Values, float | None]:
     """Run one epoch and what is due after it."""
     config, before = m.config, int(state.step)
-    work = "collecting" if before < config.prefill * config.env.action_repeat else "learning"
+    prefilling = before < config.prefill_epochs * config.epoch * config.env.action_repeat
+    work = "collecting" if prefilling else "learning"
+    epoch = _compiled(m, "prefill" if prefilling else "epoch", state)
     m.reporter.phase(work)
-    state, metrics = m.epoch(state)
+    state, metrics = epoch(state)
     values: Values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     step = int(state.step)
     if step >= config.steps or _due(config.evaluation.every, before, step):
@@ -168,6 +171,16 @@ def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[Trai
         _save(m, state, metric)
     _survive(m, state, metric)
     return state, values, metric
+
+
+def _compiled(m: _Machine, name: str, state: TrainState) -> Epoch:
+    """Return one of the program's two epochs, compiled when it is first needed: collecting waits for nothing else."""
+    if name not in m.compiled:
+        m.reporter.phase("compiling")
+        started = time.perf_counter()
+        m.compiled[name] = getattr(m.program, name).lower(state).compile()
+        m.reporter.note(f"compiled {name} in {time.perf_counter() - started:.0f} s")
+    return m.compiled[name]
 
 
 def _due(every: int, before: int, after: int) -> bool:

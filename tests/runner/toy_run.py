@@ -78,7 +78,8 @@ def toy_program(*, faults_from=10**6, traces=None):
         metrics = {"loss/toy": w.sum(), "episode/return": jnp.float32(jnp.nan), "run/updates": 1.0 * state.updates}
         return state, metrics
 
-    return Program(None, None, None, jax.jit(init), jax.jit(epoch, donate_argnums=0))
+    epoch = jax.jit(epoch, donate_argnums=0)
+    return Program(None, None, None, jax.jit(init), epoch, epoch)
 
 
 default_program = functools.cache(toy_program)
