@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mbrl.core.errors import UserError, unknown
-from mbrl.envs.physics import PhysicsEnv, load, quiet
+from mbrl.envs.physics import PhysicsEnv, build, load, quiet
 
 BACKENDS = ("generalized", "mjx", "positional", "spring")
 
@@ -37,8 +37,7 @@ class BraxEnv(PhysicsEnv):
             raise unknown("Brax backend", backend, BACKENDS)
         options = {} if backend is None else {"backend": backend}
         envs = load("brax.envs")
-        with quiet():
-            super().__init__(envs.get_environment(name, **options))
+        super().__init__(build(lambda: envs.get_environment(name, **options)))
         self.name = name
         self.sys = self.physics.sys
 

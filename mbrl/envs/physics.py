@@ -7,7 +7,7 @@ import importlib
 import io
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,12 +20,13 @@ from jaxtyping import Array, Float
 from mbrl.core.types import LAST, MID, Observation, PRNGKey, Spec, TimeStep, restart
 from mbrl.envs.trees import strong
 
-# What Brax and MuJoCo say about themselves on every import or trace. Nothing else is silenced.
+# What Brax and MuJoCo say about themselves when they are imported, built or traced. Nothing else is silenced.
 WARNINGS = (
     "Brax System, piplines and environments are not actively being maintained",
     "JAXopt is no longer maintained",
     r"Accessing `\w+` directly from `Data` is deprecated",
 )
+MUJOCO_NOTICE = "compiler attribute 'settotalmass' is deprecated"
 PRINTED = ("Failed to import warp:", "Failed to import mujoco_warp:")
 
 
@@ -45,6 +46,26 @@ def load(module: str) -> ModuleType:
         loaded = importlib.import_module(module)
     sys.stdout.writelines(line for line in printed.getvalue().splitlines(True) if not line.startswith(PRINTED))
     return loaded
+
+
+def build(make: Callable[[], Any]) -> Any:
+    """Return what ``make`` makes of a MuJoCo model, without MuJoCo's notice on models older than itself.
+
+    Left to itself, MuJoCo prints it and also leaves a ``MUJOCO_LOG.TXT`` in the current folder.
+    """
+    mujoco = load("mujoco")
+    previous = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(_pass_on)
+    try:
+        with quiet():
+            return make()
+    finally:
+        mujoco.set_mju_user_warning(previous)
+
+
+def _pass_on(message: str) -> None:
+    if not message.startswith(MUJOCO_NOTICE):
+        warnings.warn(message, stacklevel=2)
 
 
 class PhysicsEnv:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from mbrl.core.errors import UserError, unknown
-from mbrl.envs.physics import PhysicsEnv, load, quiet
+from mbrl.envs.physics import PhysicsEnv, build, load
 
 NAMES = (
     "AcrobotSwingup",
@@ -59,8 +59,7 @@ class PlaygroundEnv(PhysicsEnv):
             raise UserError(f'environment \'dmc/{name}\' needs the MuJoCo Playground: pip install "mbrl[playground]"')
         suite = load("mujoco_playground").dm_control_suite
         # Its own choice, warp, is some thirty times slower on a CPU.
-        with quiet():
-            super().__init__(suite.load(name, config_overrides={"impl": "jax"}))
+        super().__init__(build(lambda: suite.load(name, config_overrides={"impl": "jax"})))
 
     def outcome(self, state: Any) -> tuple[Array, Array]:
         """Return the reward and whether the episode terminated, which none of these tasks does.

@@ -29,6 +29,13 @@ def test_without_a_backend_it_is_brax_own_choice():
     assert BraxEnv("hopper").physics.backend == "generalized"
 
 
+def test_building_says_nothing_and_leaves_nothing_behind(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    BraxEnv("halfcheetah", "spring")
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["ant", "hopper", "inverted_double_pendulum", "pusher", "reacher"])
 def test_a_pose_is_what_the_observation_was_made_from(name):
     env = BraxEnv(name, "spring")
