@@ -105,8 +105,8 @@ class Dreamer:
         updates, optimiser = self.optimiser.update(grads, state.optimiser, state.params)
         params = cast(dict, optax.apply_updates(state.params, updates))
         slow = optax.incremental_update(params["critic"], state.slow_critic, self.config.behaviour.slow_rate)
-        norms = {f"grad_norm/{name}": optax.global_norm(part) for name, part in grads.items()}
-        finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(optax.global_norm(norms))
+        norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
+        finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(optax.tree.norm(norms))
         learned = DreamerState(params, slow, optimiser, returns)
         # A loss or gradient that is not finite leaves everything as it was; the runner counts and stops.
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), learned, state)

@@ -71,7 +71,7 @@ class BlockDense(nn.Module):
         return out + bias.reshape((1,) * len(lead) + bias.shape)
 
 
-def gru_update(gates: Float[Array, "*N 3*D"], deter: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
+def gru_update(gates: Float[Array, "*N G"], deter: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
     """Return the GRU's next state from its gate inputs: reset, candidate and update, one after the other.
 
     candidate = tanh(sigmoid(reset) * candidate), update = sigmoid(update - 1): the shift by one makes the state
