@@ -120,10 +120,9 @@ class Dreamer:
         """Compare the model with ``sequence [T, B]`` (see ``Diagnosis``)."""
         model, horizon = state.params["model"], sequence.action.shape[0] - context
         filter_key, dream_key, policy_key = jax.random.split(key, 3)
-        # A step of nothing before the first makes the filter cover all T steps.
-        padded = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x]), sequence)
-        start = self.model.initial(sequence.action.shape[1])
-        latent = self.model.observe(model, filter_key, start, padded).latent
+        start = self.model.unpack(jax.tree.map(lambda x: x[0], sequence.context))
+        after = self.model.observe(model, filter_key, start, sequence).latent
+        latent = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after)
         last = jax.tree.map(lambda x: x[context - 1], latent)
         dream = self.model.imagine(model, dream_key, last, sequence.action[context - 1 : -1], horizon)
         opened = jax.tree.map(lambda seen, dreamt: jnp.concatenate([seen[:context], dreamt[1:]]), latent, dream.latent)
