@@ -239,7 +239,7 @@ def test_categorical_kl_by_hand():
 
 
 def test_normal_kl_by_hand():
-    # ln(σq / σp) + (σp² + (μp - μq)²) / (2 σq²) - ½ = -ln 2 + (4 + 1) / 2 - ½.
+    # With means m and deviations s: ln(s_q / s_p) + (s_p² + (m_p - m_q)²) / (2 s_q²) - ½ = -ln 2 + (4 + 1) / 2 - ½.
     p, q = (jnp.array([1.0]), jnp.array([2.0])), (jnp.array([0.0]), jnp.array([1.0]))
     np.testing.assert_allclose(normal_kl(p, q), [2 - math.log(2)], rtol=1e-6)
     np.testing.assert_allclose(normal_kl(p, p), [0.0], atol=1e-7)
@@ -256,7 +256,7 @@ def test_squashed_against_scipy():
 
 
 def test_squashed_sample_is_reparameterised():
-    # a = μ + σ ε with ε from the key alone: da/dμ = 1, da/dσ = ε.
+    # a = loc + scale · noise, the noise from the key alone: da/dloc = 1, da/dscale = noise.
     key, loc, scale = jax.random.key(0), jnp.array([0.3, -0.9]), jnp.array([0.1, 2.0])
     noise = Squashed(jnp.zeros(2), jnp.ones(2)).sample(key)
     np.testing.assert_allclose(Squashed(loc, scale).sample(key), loc + scale * noise, rtol=1e-6)
