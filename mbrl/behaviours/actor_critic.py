@@ -3,16 +3,21 @@
 Symbols: s latent, a action, r reward, c probability of going on, gamma discount, R lambda-return, v critic.
 Rewards and discounts belong to the state arrived in, so R_t = r_{t+1} + gamma c_{t+1} (...), t = 0..H-1.
 
-The actor's objective is the return from the first imagined state, E[R_0], with R normalised. Three estimators of its
-gradient agree in expectation where the critic is exact:
+The actor's objective is the return from the first imagined state, E[R_0], with R normalised. Estimators of its
+gradient:
     dynamics    d R_0 / d theta along the imagined states (pathwise; straight-through where latents are discrete)
-    reinforce   sum_t w_t d log pi(a_t | s_t) / d theta * (R_t - v_t), w_t = prod_{k<=t} gamma c_k (Williams 1992)
+    reinforce   sum_t w_t d log pi(a_t | s_t) / d theta * (R_t - v_t), w_t = c_0 prod_{0<k<=t} gamma c_k (Williams 1992)
     mix         a convex combination of the two
+With an exact critic and lambda = 1 they agree in expectation, if the pathwise derivative also passes through the
+policy's answers to the states it led to (``through_policy``). That is off by default, as in Hafner et al. 2020, for the
+chain of model and policy Jacobians explodes: learning then collapses on Brax's inverted pendulum. What is dropped is
+how later actions react within the horizon; the bootstrapped part of the return has it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -47,6 +52,8 @@ class ActorCriticConfig:
     """The actor's gradient; auto is dynamics for continuous actions and reinforce for discrete ones."""
     mix: float = 0.5
     """Share of dynamics in `mix`."""
+    through_policy: bool = False
+    """Let the dynamics gradient pass through the policy's answers to imagined states too: unbiased, but explosive."""
     entropy: float = 3e-4
     """Weight of the policy's entropy, against returns normalised to about [0, 1]."""
     actor_layers: int = 3
@@ -92,8 +99,13 @@ def check(config: ActorCriticConfig) -> None:
         value = getattr(config, name)
         if not 0 <= value <= 1:
             raise UserError(f"behaviour.{name} must lie in [0, 1]; got {value}")
-    if config.horizon < 1:
-        raise UserError(f"behaviour.horizon must be at least 1; got {config.horizon}")
+    for name in ("horizon", "units"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"behaviour.{name} must be at least 1; got {value}")
+    for name in ("actor_layers", "critic_layers", "entropy", "slow_scale", "replay_scale"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise UserError(f"behaviour.{name} must be at least 0 and finite; got {getattr(config, name)}")
     if config.bins < 3 or config.bins % 2 == 0:
         raise UserError(f"behaviour.bins must be odd and at least 3; got {config.bins}")
     if not 0 < config.min_std <= config.max_std:
@@ -155,16 +167,18 @@ class ActorCritic:
 
     def imagine(self, model: Params, params: dict[str, Params], key: PRNGKey, start: Latent) -> Imagined:
         """Dream from ``start [B]``; gradients reach the actor only, through its actions and the dynamics."""
-        policy = lambda latent, key: self.act(params["actor"], latent).sample(key)
+        seen = (lambda latent: latent) if self.config.through_policy else stop
+        policy = lambda latent, key: self.act(params["actor"], seen(latent)).sample(key)
         dream: Dream = self.model.imagine(stop(model), key, stop(start), policy, self.config.horizon)
         prediction = self.model.predict(stop(model), dream.latent)
         features = self.model.features(dream.latent)
         value = self.value(stop(params["critic"]), features).mean()
-        alive = self.config.gamma * prediction.discount.mean()
+        goes_on = prediction.discount.mean()
+        alive = self.config.gamma * goes_on
         reward = prediction.reward.mean()
         returns = lambda_return(reward[1:], alive[1:], value, self.config.lam)
         # The start counts as far as it is not terminal itself; gamma enters with the first imagined step.
-        weight = stop(jnp.cumprod(alive, 0) / self.config.gamma)[:-1]
+        weight = stop(jnp.cumprod(alive.at[0].set(goes_on[0]), 0))[:-1]
         return Imagined(features, dream.action, returns, value, weight)
 
     def actor_loss(
@@ -248,6 +262,8 @@ class ActorCritic:
         target, mask = self.replay_returns(timestep, imagined.returns[0].reshape((steps, batch)))
         features = self.model.features(posterior)[:-1]
         replay = mask * self.critic_loss(params["critic"], slow, features, target)
+        # From a single step there is no return along the replay, and the mean of nothing would not be a number.
+        replay = replay if steps > 1 else jnp.zeros((1, batch))
         losses = {"actor": actor, "critic": critic, "replay_critic": replay}
         weights = {"actor": 1.0, "critic": 1.0, "replay_critic": self.config.replay_scale}
         metrics |= {f"loss/{name}": value.mean() for name, value in losses.items()}
