@@ -17,7 +17,6 @@ how later actions react within the horizon; the bootstrapped part of the return 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -82,6 +81,12 @@ class ActorCriticConfig:
     """That range."""
 
 
+# What each number is at least.
+_LEAST = {"horizon": 1, "units": 1} | dict.fromkeys(
+    ("actor_layers", "critic_layers", "entropy", "slow_scale", "replay_scale"), 0
+)
+
+
 class Imagined(NamedTuple):
     """A dream with what learning needs of it."""
 
@@ -95,17 +100,14 @@ class Imagined(NamedTuple):
 def check(config: ActorCriticConfig) -> None:
     """Raise a UserError for values outside their range."""
     normalise.check(config.percentiles)
+    for name, least in _LEAST.items():
+        value = getattr(config, name)
+        if value is None or not value >= least:
+            raise UserError(f"behaviour.{name} must be at least {least}; got {value}")
     for name in ("gamma", "lam", "mix", "unimix", "slow_rate"):
         value = getattr(config, name)
         if not 0 <= value <= 1:
             raise UserError(f"behaviour.{name} must lie in [0, 1]; got {value}")
-    for name in ("horizon", "units"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"behaviour.{name} must be at least 1; got {value}")
-    for name in ("actor_layers", "critic_layers", "entropy", "slow_scale", "replay_scale"):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise UserError(f"behaviour.{name} must be at least 0 and finite; got {getattr(config, name)}")
     if config.bins < 3 or config.bins % 2 == 0:
         raise UserError(f"behaviour.bins must be odd and at least 3; got {config.bins}")
     if not 0 < config.min_std <= config.max_std:

@@ -82,6 +82,16 @@ class RSSMConfig:
     """Weight of the discount loss."""
 
 
+# What each number is at least.
+_LEAST = dict.fromkeys(("deter", "hidden", "units", "stoch", "blocks", "encoder_layers"), 1) | dict.fromkeys(
+    (
+        *("decoder_layers", "prior_layers", "posterior_layers", "head_layers", "free_nats", "dynamics_scale"),
+        *("representation_scale", "reconstruction_scale", "reward_scale", "discount_scale"),
+    ),
+    0,
+)
+
+
 class Latent(NamedTuple):
     """The model's state."""
 
@@ -97,15 +107,18 @@ class Packed(NamedTuple):
 
 
 def check(config: RSSMConfig) -> None:
-    """Raise a UserError for sizes that cannot be built."""
+    """Raise a UserError for sizes that cannot be built and weights that make no sense."""
     if None in (config.deter, config.classes, config.hidden, config.units):
         raise UserError("worldmodel.deter, hidden, units and classes must be numbers here; the agent's size fills them")
+    for name, least in _LEAST.items():
+        if not getattr(config, name) >= least:
+            raise UserError(f"worldmodel.{name} must be at least {least}; got {getattr(config, name)}")
     deter, classes = config.deter or 0, config.classes or 0
-    if deter % config.blocks or not deter:
-        below = deter - deter % config.blocks
+    if deter % config.blocks:
+        nearest = max(1, round(deter / config.blocks)) * config.blocks
         raise UserError(
             f"worldmodel.deter must be a multiple of worldmodel.blocks ({config.blocks}); got {deter}, "
-            f"nearest are {below} and {below + config.blocks}"
+            f"the nearest is {nearest}"
         )
     if config.bins < 3 or config.bins % 2 == 0:
         raise UserError(f"worldmodel.bins must be odd and at least 3; got {config.bins}")
