@@ -163,6 +163,7 @@ class Steady(Categorical):
     """Categorical variables whose noise is always the same, so that two ways to filter can be compared."""
 
     def noise(self, key, lead):
+        del key
         return jnp.full((*lead, self.variables), 0.3)
 
 
@@ -193,7 +194,7 @@ def test_an_action_moves_the_next_state_and_not_this_one():
 
 
 def test_a_policy_and_its_own_actions_dream_the_same():
-    policy = lambda latent, key: jnp.tanh(3 * latent.deter[:, :2] - 2 * latent.stoch[:, 1:3])
+    policy = lambda latent, _: jnp.tanh(3 * latent.deter[:, :2] - 2 * latent.stoch[:, 1:3])
     dream = jax.jit(lambda params, latent: MODEL.imagine(params, KEY, latent, policy, 3))(PARAMS, START)
     told = imagine(PARAMS, KEY, START, dream.action, 3)
     np.testing.assert_allclose(told.latent.deter, dream.latent.deter, rtol=1e-5, atol=1e-6)
@@ -324,7 +325,10 @@ def test_a_plain_array_is_an_observation_too():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"deter": None}, "worldmodel.deter, hidden, units and classes must be numbers here; the agent's size fills them"),
+        (
+            {"deter": None},
+            "worldmodel.deter, hidden, units and classes must be numbers here; the agent's size fills them",
+        ),
         ({"blocks": 0}, "worldmodel.blocks must be at least 1; got 0"),
         ({"stoch": 0}, "worldmodel.stoch must be at least 1; got 0"),
         ({"units": -3}, "worldmodel.units must be at least 1; got -3"),
