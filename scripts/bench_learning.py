@@ -31,20 +31,20 @@ class Row(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Run the benchmark and return 0 when every seed reached its end."""
-    parser = argparse.ArgumentParser(prog="bench_learning.sh", description=__doc__)
+    parser = argparse.ArgumentParser(prog="bench_learning.sh", description=__doc__, allow_abbrev=False,
+                                     epilog="All other options go to `mbrl train`.")
     parser.add_argument("experiment", nargs="?", default="quickstart", help="what `mbrl train` takes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--goal", type=float, default=950.0, help="mean return of an evaluation that counts as learned")
     parser.add_argument("--episodes", type=int, default=20, help="fresh episodes at the end")
     parser.add_argument("--out", type=Path, default=None, help="folder of the table; docs/results/<experiment>")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="further words for `mbrl train`")
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
     out = args.out or Path("docs/results") / Path(args.experiment).stem
     runs = Path("runs") / f"bench-{Path(args.experiment).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for seed in args.seeds:
-        rows.append(bench(args.experiment, seed, runs / f"seed-{seed}", args.goal, args.episodes, args.rest))
+        rows.append(bench(args.experiment, seed, runs / f"seed-{seed}", args.goal, args.episodes, rest))
         # After every seed, so that what is known survives whatever stops the rest.
         write(out, rows, args.goal, args.episodes, shlex.join(["bash", "scripts/bench_learning.sh", *argv]))
         sys.stdout.write(f"{rows[-1]}\n")
