@@ -26,7 +26,7 @@ class Row(NamedTuple):
     return_mean: float | None  # over the fresh episodes at the end
     return_std: float | None
     steps_to_goal: int | None  # env steps at the first evaluation that reached the goal
-    seconds: float  # training, compilation and evaluations included
+    seconds: float  # of `mbrl train`: compilation, evaluations and report included
 
 
 def main(argv: list[str]) -> int:
