@@ -163,7 +163,7 @@ class Dreamer:
         return loss, (output.posterior.latent, returns, metrics | {"loss/total": loss})
 
 
-def make(config: DreamerConfig, observation_spec: Spec, action_spec: specs.Array) -> Agent:
+def make(config: DreamerConfig, observation_spec: Spec, action_spec: Spec) -> Agent:
     """Return Dreamer for one task.
 
     Raises:

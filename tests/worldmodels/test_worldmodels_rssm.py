@@ -57,7 +57,9 @@ def weighted(params, inputs, sequence, weights):
 
 
 # One program gives every gradient of every loss, and the loss itself.
-derive = jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))
+# These tests compile much and compute little.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+derive = jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True), compiler_options=QUICK)
 
 
 def gradient(name, sequence):
