@@ -31,13 +31,14 @@ def rms_norm(x, scale):
 
 
 def test_the_standard_layer_by_hand():
-    # (3, 4) through the identity has mean square 12.5; (3, 4) / √12.5001, times the scales 1 and 2, through SiLU.
+    # (.03, .04) through the identity has mean square .00125; (.03, .04) / √(.00125 + .0001), times the scales 1 and 2,
+    # through SiLU.
     params = {
         "Dense_0": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)},
         "RMSNorm_0": {"scale": jnp.array([1.0, 2.0])},
     }
-    out = DenseNormAct(2).apply({"params": params}, jnp.array([3.0, 4.0]))
-    np.testing.assert_allclose(out, silu(np.array([3.0, 8.0]) / np.sqrt(12.5001)), rtol=1e-5)
+    out = DenseNormAct(2).apply({"params": params}, jnp.array([0.03, 0.04]))
+    np.testing.assert_allclose(out, silu(np.array([0.03, 0.08]) / np.sqrt(0.00135)), rtol=1e-5)
 
 
 def test_an_mlp_without_layers_is_the_identity():
