@@ -3,15 +3,16 @@
 Symbols: s latent, a action, r reward, c probability of going on, gamma discount, R lambda-return, v critic.
 Rewards and discounts belong to the state arrived in, so R_t = r_{t+1} + gamma c_{t+1} (...), t = 0..H-1.
 
-The actor's objective is the return from the first imagined state, E[R_0], with R normalised. Estimators of its
-gradient:
-    dynamics    d R_0 / d theta along the imagined states (pathwise; straight-through where latents are discrete)
-    reinforce   sum_t w_t d log pi(a_t | s_t) / d theta * (R_t - v_t), w_t = c_0 prod_{0<k<=t} gamma c_k (Williams 1992)
+Estimators of the actor's gradient, with R normalised and w_t = c_0 prod_{0<k<=t} gamma c_k:
+    dynamics    sum_t w_t d R_t / d theta along the imagined states, each policy input held fixed (pathwise;
+                straight-through where latents are discrete): every imagined state is a start of its own
+                (Hafner et al. 2020, eq. 7)
+    reinforce   sum_t w_t d log pi(a_t | s_t) / d theta * (R_t - v_t) (Williams 1992; Hafner et al. 2023, eq. 12)
     mix         a convex combination of the two
-With an exact critic and lambda = 1 they agree in expectation, if the pathwise derivative also passes through the
-policy's answers to the states it led to (``through_policy``). That is off by default, as in Hafner et al. 2020, for the
-chain of model and policy Jacobians explodes: learning then collapses on Brax's inverted pendulum. What is dropped is
-how later actions react within the horizon; the bootstrapped part of the return has it.
+``through_policy`` makes dynamics the whole derivative d R_0 / d theta, through the policy's answers to the states it
+led to as well. With an exact critic and lambda = 1 that agrees in expectation with reinforce, as does the default over
+one imagined step. It is off by default, for the chain of model and policy Jacobians explodes: learning then collapses
+on Brax's inverted pendulum.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class ActorCriticConfig:
     mix: float = 0.5
     """Share of dynamics in `mix`."""
     through_policy: bool = False
-    """Let the dynamics gradient pass through the policy's answers to imagined states too: unbiased, but explosive."""
+    """Whole dynamics gradient, through the policy's answers to imagined states too: unbiased, but explosive."""
     entropy: float = 3e-4
     """Weight of the policy's entropy, against returns normalised to about [0, 1]."""
     actor_layers: int = 3
@@ -194,9 +195,10 @@ class ActorCritic:
         entropy = distribution.entropy()
         loss = -imagined.weight * self.config.entropy * entropy
         if share > 0:
-            # R_0 alone, laid on the first step: R_t is already inside it, discounted as the policy gradient has it.
-            first = imagined.weight[0] * imagined.returns[0] / scale
-            loss = loss.at[0].add(-share * first)
+            pathwise = imagined.weight * imagined.returns / scale
+            # The whole derivative has every later return inside R_0 already.
+            starts = pathwise.at[1:].set(0.0) if self.config.through_policy else pathwise
+            loss = loss - share * starts
         if share < 1:
             advantage = stop((imagined.returns - imagined.value[:-1]) / scale)
             log_prob = distribution.log_prob(stop(imagined.action))
