@@ -11,7 +11,6 @@ from exact_models import LINE, Choice, Clock, Line
 
 from mbrl.behaviours.actor_critic import ActorCritic, ActorCriticConfig, Imagined, check
 from mbrl.core import normalise
-from mbrl.core import normalise
 from mbrl.core.errors import UserError
 from mbrl.core.normalise import PercentileConfig, PercentileState
 from mbrl.core.types import FIRST, LAST, MID, TimeStep
