@@ -36,6 +36,7 @@ GOLDEN = [
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 chex.clear_trace_counter()
+init = jax.jit(DREAMER.init, compiler_options=QUICK)
 update = jax.jit(chex.assert_max_traces(DREAMER.update, n=1), compiler_options=QUICK)
 act = jax.jit(DREAMER.act, static_argnums=4, compiler_options=QUICK)
 diagnose = jax.jit(DREAMER.diagnose, static_argnums=3, compiler_options=QUICK)
@@ -55,7 +56,7 @@ def sequence(seed=0, steps=4, batch=2):
 
 @pytest.fixture(scope="module")
 def state():
-    return jax.jit(DREAMER.init)(KEY)
+    return init(KEY)
 
 
 def unlike(one, other):
@@ -149,10 +150,10 @@ def test_golden_losses(state):
 def test_many_seeds_are_the_same_as_each():
     keys, batches = jax.random.split(jax.random.key(7), 2), [sequence(3), sequence(4)]
     both = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
-    states = jax.jit(jax.vmap(DREAMER.init))(keys)
-    together = jax.jit(jax.vmap(DREAMER.update), compiler_options=QUICK)(states, keys, both)
+    learn = lambda key, batch: DREAMER.update(DREAMER.init(key), key, batch)
+    together = jax.jit(jax.vmap(learn), compiler_options=QUICK)(keys, both)
     for i, batch in enumerate(batches):
-        alone = update(jax.tree.map(lambda x: x[i], states), keys[i], batch)
+        alone = update(init(keys[i]), keys[i], batch)
         ours = jax.tree.map(lambda x: x[i], together)
         chex.assert_trees_all_close(ours.metrics, alone.metrics, rtol=1e-5, atol=1e-5)
         chex.assert_trees_all_close(ours.state.params, alone.state.params, atol=1e-5)
