@@ -29,7 +29,7 @@ def test_help_names_every_command(argv, capsys):
     [
         (["train", "--help"], ["--agent.behaviour.horizon", "--env STR", "Imagined steps", "(default: 100000)"]),
         (["train", "--seed", "77", "--help"], ["(default: 77)"]),
-        (["train", "quickstart", "-h"], ["(default: nano)", "(default: 20000)"]),
+        (["train", "quickstart", "-h"], ["(default: nano)", "(default: 12288)"]),
         (["eval", "--help"], ["--episodes INT", "(default: 20)", "RUN_DIR"]),
         (["report", "--help"], ["RUN_DIR"]),
         (["list", "--help"], ["envs", "agents", "experiments"]),

@@ -106,7 +106,7 @@ def report(folder, monkeypatch, env, **settings):
     monkeypatch.setitem(ENVS, "test/env", env)
     config = Config(agent=KnowingConfig(), env=EnvConfig(name="test/env", **settings))
     vector = make_vector(config.env, 2)
-    program = Program(knowing_agent(vector), vector, None, None, None)
+    program = Program(knowing_agent(vector), vector, None, None, None, None)
     zero = jnp.int32(0)
     state = TrainState((), None, None, jnp.int32(1234), zero, Faults(zero, zero, None), jax.random.key(0))
     path = make_report(folder, config, program, state)
