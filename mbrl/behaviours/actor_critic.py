@@ -11,8 +11,8 @@ Estimators of the actor's gradient, with R normalised and w_t = c_0 prod_{0<k<=t
     mix         a convex combination of the two
 ``through_policy`` makes dynamics the whole derivative d R_0 / d theta, through the policy's answers to the states it
 led to as well. With an exact critic and lambda = 1 that agrees in expectation with reinforce, as does the default over
-one imagined step. It is off by default, for the chain of model and policy Jacobians explodes: learning then collapses
-on Brax's inverted pendulum.
+one imagined step. It is off by default, for the chain of model and policy Jacobians can explode: the one run tried so
+collapsed on Brax's inverted pendulum.
 """
 
 from __future__ import annotations
