@@ -81,7 +81,7 @@ class Probe:
 
     def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
         """Return the reward, what is owed from now on, and whether the episode goes on."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every probe says what its actions bring
 
     def best(self, state: ProbeState) -> Array:
         """Return the best action."""
