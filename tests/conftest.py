@@ -3,6 +3,8 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Nothing is taken from the user's cache or left in it.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import hypothesis
 import jax

@@ -12,12 +12,13 @@ from dm_env import specs
 from jaxtyping import Array, Float, PyTree
 
 from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
+from mbrl.agents.diagnosis import diagnose
 from mbrl.behaviours.actor_critic import ActorCritic, ActorCriticConfig
 from mbrl.core import normalise
-from mbrl.core.errors import UserError
+from mbrl.core.errors import UserError, unknown
 from mbrl.core.optim import OptimConfig, make_optimiser
 from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
-from mbrl.worldmodels.base import Latent, Prediction
+from mbrl.worldmodels.base import Latent
 from mbrl.worldmodels.rssm import RSSM, RSSMConfig
 from mbrl.worldmodels.sizes import SIZES, Size
 
@@ -27,7 +28,7 @@ class DreamerConfig:
     """The Dreamer agent."""
 
     name: str = "dreamer"
-    """The agent; see `mbrl list agents`."""
+    """The agent, for short `--agent`; see `mbrl list agents`."""
     size: Size = "1m"
     """Preset of all widths that are not set themselves."""
     worldmodel: RSSMConfig = RSSMConfig()
@@ -57,7 +58,9 @@ class Memory(NamedTuple):
 
 
 def resolve(config: DreamerConfig) -> DreamerConfig:
-    """Return the config with every width that was `None` filled from its size."""
+    """Return the config with every width that was `None` filled from its size; raises UserError for no such size."""
+    if config.size not in SIZES:
+        raise unknown("agent.size", config.size, SIZES)
     widths = SIZES[config.size]
     filled = {"deter": widths.deter, "hidden": widths.units, "units": widths.units, "classes": widths.classes}
     missing = {name: width for name, width in filled.items() if getattr(config.worldmodel, name) is None}
@@ -118,33 +121,7 @@ class Dreamer:
 
     def diagnose(self, state: DreamerState, key: PRNGKey, sequence: Sequence, context: int) -> Diagnosis:
         """Compare the model with ``sequence [T, B]`` (see ``Diagnosis``)."""
-        model, horizon = state.params["model"], sequence.action.shape[0] - context
-        filter_key, dream_key, policy_key = jax.random.split(key, 3)
-        start = self.model.unpack(jax.tree.map(lambda x: x[0], sequence.context))
-        after = self.model.observe(model, filter_key, start, sequence).latent
-        latent = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after)
-        last = jax.tree.map(lambda x: x[context - 1], latent)
-        dream = self.model.imagine(model, dream_key, last, sequence.action[context - 1 : -1], horizon)
-        opened = jax.tree.map(lambda seen, dreamt: jnp.concatenate([seen[:context], dreamt[1:]]), latent, dream.latent)
-        flat = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), latent)
-        imagined = self.behaviour.imagine(model, state.params, policy_key, flat)
-        filtered, open_loop = self.model.predict(model, latent), self.model.predict(model, opened)
-        return Diagnosis(
-            observation=self._read(filtered, sequence),
-            reward=filtered.reward.mean(),
-            discount=filtered.discount.mean(),
-            value=imagined.value[0].reshape(sequence.action.shape[:2]),
-            imagined_return=imagined.returns[0].reshape(sequence.action.shape[:2]),
-            open_loop_observation=self._read(open_loop, sequence),
-            open_loop_reward=open_loop.reward.mean(),
-            open_loop_discount=open_loop.discount.mean(),
-        )
-
-    def _read(self, prediction: Prediction, sequence: Sequence) -> dict[str, Array]:
-        """Return the observations' expectations in their own shapes, ``[T, B, ...]``."""
-        lead = sequence.action.shape[:2]
-        means = {name: head.mean() for name, head in prediction.observation.items()}
-        return {name: means[name].reshape((*lead, *shape)) for name, shape in self.model.shapes.items()}
+        return diagnose(self.model, self.behaviour, state.params, key, sequence, context)
 
     def _loss(self, params: dict[str, Params], state: DreamerState, key: PRNGKey, sequence: Sequence):
         model_key, behaviour_key = jax.random.split(key)

@@ -18,7 +18,7 @@ collapsed on Brax's inverted pendulum.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,14 @@ from jaxtyping import Array, Float
 from mbrl.behaviours.policy import ActionDistribution, PolicyHead
 from mbrl.core import normalise
 from mbrl.core.distributions import TwoHot
-from mbrl.core.errors import UserError
+from mbrl.core.errors import UserError, unknown
 from mbrl.core.normalise import PercentileConfig, PercentileState
 from mbrl.core.returns import lambda_return
 from mbrl.core.types import Metrics, Params, PRNGKey, Scalar, TimeStep
 from mbrl.nets.heads import Head
 from mbrl.worldmodels.base import Dream, Latent, WorldModel, weigh
+
+Gradient: TypeAlias = Literal["auto", "dynamics", "reinforce", "mix"]
 
 stop = jax.lax.stop_gradient
 
@@ -48,7 +50,7 @@ class ActorCriticConfig:
     """Discount per agent step; 1 - 1/333 in DreamerV3."""
     lam: float = 0.95
     """Lambda of the return: 1 sums imagined rewards over the horizon, 0 trusts the critic after one step."""
-    gradient: Literal["auto", "dynamics", "reinforce", "mix"] = "auto"
+    gradient: Gradient = "auto"
     """The actor's gradient; auto is dynamics for continuous actions and reinforce for discrete ones."""
     mix: float = 0.5
     """Share of dynamics in `mix`."""
@@ -101,6 +103,8 @@ class Imagined(NamedTuple):
 def check(config: ActorCriticConfig) -> None:
     """Raise a UserError for values outside their range."""
     normalise.check(config.percentiles)
+    if config.gradient not in get_args(Gradient):
+        raise unknown("behaviour.gradient", config.gradient, get_args(Gradient))
     for name, least in _LEAST.items():
         value = getattr(config, name)
         if value is None or not value >= least:

@@ -27,7 +27,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     """
     file = None if path is None else experiments.find(str(path))
     written = [] if file is None else yaml_file.read(file)
-    cls = config_type(_agent_name(written, overrides))
+    cls = config_type(*_agent_name(written, overrides, f"{file}: "))
     known = parsing.leaves(cls)
     config = None
     if file is not None:
@@ -51,8 +51,12 @@ def load_run(run_dir: str) -> Config[Any]:
     return load(rundir.existing(Path(run_dir)).config)
 
 
-def config_type(agent: str) -> Any:
+def config_type(agent: str, label: str = "") -> Any:
     """Return ``Config`` for the agent of that name.
+
+    Args:
+        agent: its name.
+        label: what precedes an error: where the name was written.
 
     Raises:
         UserError: no such agent.
@@ -60,22 +64,27 @@ def config_type(agent: str) -> Any:
     from mbrl.agents import AGENTS  # an agent brings jax with it, which the command line's own help does without
 
     if agent not in AGENTS:
-        raise unknown("agent", agent, AGENTS)
+        raise UserError(f"{label}{unknown('agent', agent, AGENTS)}")
     generic: Any = Config
     return generic[AGENTS[agent].config]
 
 
-def _agent_name(written: Iterable[tuple[str, Any]], overrides: Sequence[str] | Mapping[str, Any]) -> str:
-    """Return the agent's name, which decides what may be set: the last one that was written."""
-    names = [value for key, value in written if key in {"agent", "agent.name"} and value]
+def _agent_name(
+    written: Iterable[tuple[str, Any]], overrides: Sequence[str] | Mapping[str, Any], file: str
+) -> tuple[str, str]:
+    """Return the agent's name, which decides what may be set: the last one that was written; and ``file`` if there."""
+    in_file = [value for key, value in written if key in {"agent", "agent.name"} and value]
+    names = []
     if isinstance(overrides, Mapping):
-        names += [value for key, value in yaml_file.flatten(dict(overrides)) if key in {"agent", "agent.name"}]
+        names = [value for key, value in yaml_file.flatten(dict(overrides)) if key in {"agent", "agent.name"}]
     else:
         for token, following in zip(overrides, [*overrides, ""][1:], strict=True):
             name, equals, value = token.partition("=")
             if name in {"--agent", "--agent.name"}:
                 names.append(value if equals else following)
-    return str(names[-1]) if names else DEFAULT_AGENT
+    if names:
+        return str(names[-1]), ""
+    return (str(in_file[-1]), file) if in_file else (DEFAULT_AGENT, "")
 
 
 def _words(settings: Iterable[tuple[str, Any]], known: parsing.Leaves, label: str) -> parsing.Words:

@@ -10,9 +10,8 @@ from typing import Annotated
 
 import tyro
 
+from mbrl.cli import compilation, parsing
 from mbrl.cli import config as reader
-from mbrl.cli import parsing
-from mbrl.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +39,6 @@ def run(argv: Sequence[str]) -> int:
     arguments = parsing.command(EvalArguments, argv, "mbrl eval")
     if arguments is None:
         return 0
-    if arguments.episodes < 1:
-        raise UserError(f"--episodes must be at least 1, not {arguments.episodes}")
-    if not 0 <= arguments.seed < 2**32:
-        raise UserError(f"--seed must lie between 0 and {2**32 - 1}, not be {arguments.seed}")
     numbers = _numbers(arguments)
     if arguments.json:
         print(json.dumps(numbers))
@@ -55,8 +50,11 @@ def run(argv: Sequence[str]) -> int:
 
 def _numbers(arguments: EvalArguments) -> dict[str, int | float | None]:
     """Return what the JSON line says; null stands for a number that is not finite."""
-    from mbrl.runner.restore import evaluate, load  # brings jax and physics with it, which --help does without
+    from mbrl.runner.checks import check_evaluation  # these bring jax and physics, which --help does without
+    from mbrl.runner.restore import evaluate, load
 
+    check_evaluation(arguments.episodes, arguments.seed)
+    compilation.use_cache()
     loaded = load(arguments.run_dir, reader.load_run(arguments.run_dir), best=arguments.best)
     returns, lengths, _ = evaluate(loaded, arguments.episodes, arguments.seed)
     means = {

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import re
 import reprlib
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ Parsed = TypeVar("Parsed")
 
 HELP = frozenset({"-h", "--help"})
 _BOOLS = {"true": "True", "false": "False"}
-_SPELLED = {int: "a whole number in digits", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+_SPELLED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 _TYRO = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
 
 
@@ -212,7 +213,13 @@ def _normal(word: str, hint: Any) -> str:
         return _BOOLS.get(word.lower(), word)
     if type(None) in kinds and word.lower() in {"null", "none"}:
         return "None"
-    return word
+    return _whole(word) if int in kinds and float not in kinds else word
+
+
+def _whole(word: str) -> str:
+    """Return a whole number written as `1e6` in digits, anything else as it is."""
+    match = re.fullmatch(r"([+-]?\d+)[eE]\+?(\d{1,2})", word)
+    return match[1] + "0" * int(match[2]) if match else word
 
 
 def _kinds(hint: Any) -> Iterator[Any]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from mbrl.cli import compilation, parsing
 from mbrl.cli import config as reader
-from mbrl.cli import parsing
 
 if TYPE_CHECKING:
     from mbrl.runner.restore import Loaded
@@ -36,6 +36,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     from mbrl.runner.restore import load  # brings jax and physics with it, which --help does without
 
+    compilation.use_cache()
     write(load(arguments.run_dir, reader.load_run(arguments.run_dir)), arguments.run_dir)
     return 0
 

@@ -32,11 +32,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _train(config: reader.Config, resume: str | None) -> int:
-    from mbrl.cli import report  # these bring jax and physics with them, which --help does without
+    from mbrl.cli import compilation, report  # these bring jax and physics with them, which --help does without
     from mbrl.runner.live import make_reporter
     from mbrl.runner.stop import Interrupted, RunFailed
     from mbrl.runner.train import train
 
+    cache = compilation.use_cache()
     try:
         result = train(config, resume=resume, reporter=make_reporter())
     except Interrupted as stopped:
@@ -45,6 +46,7 @@ def _train(config: reader.Config, resume: str | None) -> int:
     except RunFailed as failed:
         print(f"mbrl: {failed}", file=sys.stderr)
         return 1
+    print(cache)
     print(f"run: {result.run_dir}")
     report.write(result, result.run_dir)
     return 0

@@ -175,28 +175,24 @@ def delayed(steps: str = "16") -> Delayed:
 
 
 class Cue(Probe):
-    """A sign is seen at FIRST alone; after ``wait`` blank steps each action is paid times that sign.
+    """A sign is seen at FIRST alone; every action is paid times that sign.
 
-    Optimal return 4, random 0. The latent state must carry the sign over the blank steps, which gradients must reach
-    back through; the second entry of the observation says that actions are paid now.
+    Optimal return 8, random 0, and 1 for whoever acts on what is seen alone. The latent state must carry the sign over
+    all steps, which gradients must reach back through; the first action, paid while the sign is in sight, shows what
+    it is good for.
     """
 
-    optimal_return = 4.0
+    optimal_return = 8.0
     random_return = 0.0
-    wait: ClassVar[int] = 3
     length = 8
-    seen = 2
 
     def look(self, state: ProbeState) -> Float[Array, "seen"]:
-        """The sign at FIRST, and whether actions are paid now."""
-        return jnp.stack([jnp.where(state.time == 0, state.context, 0.0), self._pays(state).astype(jnp.float32)])
+        """The sign at FIRST."""
+        return jnp.where(state.time == 0, state.context, 0.0)[None]
 
     def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
-        """Sign times action, once the wait is over."""
-        return jnp.where(self._pays(state), state.context * _push(action), 0.0), state.owed, jnp.bool_(True)
-
-    def _pays(self, state: ProbeState) -> Bool[Array, ""]:
-        return state.time > self.wait
+        """Sign times action."""
+        return state.context * _push(action), state.owed, jnp.bool_(True)
 
 
 class Terminal(Probe):

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from dm_env import specs
 from jaxtyping import Array, Bool, Int
 
 from mbrl.core.errors import UserError
-from mbrl.core.types import Observation, PRNGKey, Spec, TimeStep
+from mbrl.core.types import Observation, PRNGKey, TimeStep
 from mbrl.envs.base import Environment, EnvState
 from mbrl.envs.trees import guard, select, strong
 
@@ -45,22 +44,13 @@ class VectorEnv:
 
     def __init__(self, env: Environment, num_envs: int, pool: int | None = None) -> None:
         self.env = env
+        self.observation_spec, self.action_spec = env.observation_spec, env.action_spec
         self.num_envs = num_envs
         self.pool = max(2 * num_envs, 32) if pool is None else pool
         if num_envs < 1:
             raise UserError(f"num_envs is {num_envs}, but must be at least 1")
         if self.pool < num_envs:
             raise UserError(f"the pool of first states is {pool}, but must be at least num_envs, {num_envs}")
-
-    @property
-    def observation_spec(self) -> Spec:
-        """The spec of one environment's observation, or a dict of specs."""
-        return self.env.observation_spec
-
-    @property
-    def action_spec(self) -> specs.Array:
-        """The spec of one environment's action."""
-        return self.env.action_spec
 
     def reset(self, key: PRNGKey) -> tuple[VectorState, TimeStep]:
         """Start N episodes; jit this, so that no two leaves share a buffer and the state can be donated."""

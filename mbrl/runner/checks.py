@@ -46,12 +46,27 @@ def check(config: Config[Any]) -> None:
         raise UserError(f"steps must be at most {MAX_STEPS}, not {config.steps}")
     if config.max_faults < 0:
         raise UserError(f"max_faults must be at least 0, not {config.max_faults}")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"seed must lie between 0 and {2**32 - 1}, not be {config.seed}")
+    _check_seed(config.seed)
     if not 0 < config.train_ratio < math.inf:
         raise UserError(f"train_ratio must be positive and finite, not {config.train_ratio}")
     check_sizes(config.replay, config.num_envs)
     _check_epoch(config)
+
+
+def check_evaluation(episodes: int, seed: int) -> None:
+    """Check what an evaluation over fresh episodes is asked for.
+
+    Raises:
+        UserError: no episodes, or a seed out of its range.
+    """
+    if episodes < 1:
+        raise UserError(f"episodes must be at least 1, not {episodes}")
+    _check_seed(seed)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must lie between 0 and {2**32 - 1}, not be {seed}")
 
 
 def _check_epoch(config: Config[Any]) -> None:

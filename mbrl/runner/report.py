@@ -75,7 +75,7 @@ def make_report(run_dir: str | Path, config: Config[Any], program: Program, stat
         Section("Config", "Resolved; it runs again as it stands.", source=to_yaml(config)),
     ]
     for picture in (p for section in sections for p in section.pictures):
-        _put(run.path / picture.file, picture.content)
+        write_atomic(run.path / picture.file, picture.content)
     title = f"{config.agent.name} on {config.env.name}"
     write_atomic(run.report, render(title, _header(found, config, state), sections))
     return run.report
@@ -339,11 +339,3 @@ def _returns(found: Found, gamma: float) -> Section:
         },
         (Picture("imagined_return.png", picture, "Imagined returns and values over real discounted returns."),),
     )
-
-
-def _put(path: Path, content: bytes) -> None:
-    """Replace a picture in one step."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)

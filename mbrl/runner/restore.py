@@ -9,7 +9,7 @@ from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import Evaluation, make_evaluate
 from mbrl.runner import rundir
 from mbrl.runner.checkpoint import Checkpoints
-from mbrl.runner.checks import check_same
+from mbrl.runner.checks import check_evaluation, check_same
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import Program, make_program
 from mbrl.runner.state import TrainState
@@ -50,6 +50,10 @@ def evaluate(run: Loaded | Result, episodes: int = 20, seed: int = 0) -> Evaluat
         run: from ``load`` or ``train``.
         episodes: E, how many; all run side by side.
         seed: of first states and of the agent's own sampling; none of them is met in training, whatever its seed.
+
+    Raises:
+        UserError: no episodes, or a seed out of its range.
     """
+    check_evaluation(episodes, seed)
     env = make_vector(run.config.env, episodes)
     return make_evaluate(run.program.agent, env, episodes)(run.state.agent, named_key(seed, "fresh episodes"))

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -67,7 +68,7 @@ def default_path(config: Config[Any], now: datetime) -> Path:
 
 @contextlib.contextmanager
 def create(config: Config[Any]) -> Iterator[RunDir]:
-    """Make the run's folder with its ``config.yaml`` and hold it.
+    """Make the run's folder with its ``config.yaml`` and hold it; a run that fails before it has anything leaves none.
 
     Raises:
         UserError: it exists with content, cannot be made, or another process holds it; nothing was written.
@@ -82,7 +83,13 @@ def create(config: Config[Any]) -> Iterator[RunDir]:
         _refuse_content(path)  # another process may have been quicker
         run = RunDir(path)
         write_atomic(run.config, to_yaml(config))
-        yield run
+        try:
+            yield run
+        except BaseException:
+            # What stands here is this process's own; with neither a save nor a line of metrics it is worth nothing.
+            if not run.checkpoints.is_dir() and not (run.metrics.is_file() and run.metrics.stat().st_size):
+                shutil.rmtree(path)
+            raise
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from dm_env import specs
 from jaxtyping import Array, Bool, Float
 
 from mbrl.core.distributions import Bernoulli, TwoHot
-from mbrl.core.errors import UserError
+from mbrl.core.errors import UserError, unknown
 from mbrl.core.types import (
     Observation,
     Params,
@@ -128,6 +128,17 @@ def check(config: RSSMConfig) -> None:
         raise UserError(f"worldmodel.classes must lie between 2 and 256; got {classes}")
 
 
+def make_stochastic(config: RSSMConfig) -> Stochastic:
+    """Return the stochastic part of the state; raises UserError for a family that there is not."""
+    families: dict[str, Stochastic] = {
+        "categorical": Categorical(config.stoch, config.classes or 0, config.unimix),
+        "gaussian": Gaussian(config.stoch),
+    }
+    if config.latent not in families:
+        raise unknown("worldmodel.latent", config.latent, families)
+    return families[config.latent]
+
+
 def _recompute(body: Callable) -> Callable:
     """Let a scan's backward pass recompute its steps instead of storing every intermediate of every step.
 
@@ -155,11 +166,7 @@ class RSSM:
         self.config = config
         self.shapes = vector_shapes(observation_spec)
         self.actions = action_dim(action_spec)
-        self.stochastic: Stochastic = (
-            Categorical(config.stoch, config.classes or 0, config.unimix)
-            if config.latent == "categorical"
-            else Gaussian(config.stoch)
-        )
+        self.stochastic = make_stochastic(config)
         self.deter = deter
         self.nets: dict[str, nn.Module] = {
             "encoder": VectorEncoder(tuple(self.shapes), config.encoder_layers, units),

@@ -7,7 +7,7 @@ Both turn a network's raw outputs into normalised statistics once; everything af
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from mbrl.core.distributions import categorical_kl, mix_uniform, normal_kl, stra
 from mbrl.core.types import PRNGKey
 
 
+@runtime_checkable
 class Stochastic(Protocol):
     """S independent variables given by statistics."""
 

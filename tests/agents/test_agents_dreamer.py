@@ -8,12 +8,12 @@ import pytest
 from dm_env import specs
 
 from mbrl.agents import AGENTS, Agent
-from mbrl.agents.dreamer import Dreamer, DreamerConfig, make
-from mbrl.behaviours.actor_critic import ActorCriticConfig
+from mbrl.agents.dreamer import Dreamer, DreamerConfig, make, resolve
+from mbrl.behaviours.actor_critic import ActorCriticConfig, check
 from mbrl.core.errors import UserError
 from mbrl.core.optim import OptimConfig
 from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
-from mbrl.worldmodels.rssm import RSSMConfig
+from mbrl.worldmodels.rssm import RSSMConfig, make_stochastic
 
 WIDTHS = RSSMConfig(deter=8, hidden=6, units=6, stoch=3, classes=4, blocks=2, bins=11)
 CONFIG = DreamerConfig(
@@ -243,3 +243,19 @@ def test_actions_in_a_dict_are_refused_in_a_sentence():
 def test_each_part_is_checked_when_the_agent_is_made(changes, names):
     with pytest.raises(UserError, match=names):
         make(DreamerConfig(**changes), OBSERVATION, ACTION)
+
+
+@pytest.mark.parametrize(
+    ("check", "config", "field", "value", "sentence"),
+    [
+        (resolve, DreamerConfig(), "size", "20m", "unknown agent.size '20m'; did you mean '200m'?"),
+        (make_stochastic, RSSMConfig(), "latent", "gaus", "unknown worldmodel.latent 'gaus'; did you mean 'gaussian'?"),
+        (check, ActorCriticConfig(), "gradient", "mi", "unknown behaviour.gradient 'mi'; did you mean 'mix'?"),
+    ],
+)
+def test_an_unknown_choice_is_told_where_nothing_checks_types(check, config, field, value, sentence):
+    # The tests' type checks would refuse it sooner, but a program of one's own runs without them.
+    object.__setattr__(config, field, value)
+    with pytest.raises(UserError) as error:
+        check(config)
+    assert str(error.value) == sentence

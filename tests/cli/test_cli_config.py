@@ -59,6 +59,20 @@ def test_a_file_written_by_hand(write):
     assert config.evaluation == load().evaluation
 
 
+def test_whole_numbers_may_be_written_as_powers_of_ten(write):
+    assert load(write("steps: 1e6")).steps == 1_000_000
+    assert load(None, ["--steps", "25E3", "--seed=1_000"]).steps == 25_000
+
+
+def test_an_unknown_agent_is_sought_where_it_was_written(write):
+    path = write("agent: dreamr")
+    with pytest.raises(UserError, match=f"^{path}: unknown agent 'dreamr'"):
+        load(path)
+    with pytest.raises(UserError, match="^unknown agent 'dremer'"):
+        load(path, ["--agent", "dremer"])
+    assert load(path, ["--agent", "dreamer"]).agent.name == "dreamer"
+
+
 def test_overrides_come_on_top_of_the_file(write):
     path = write("seed: 3\nsteps: 10\nenv: {name: brax/ant, action_repeat: 2}")
     words = load(path, ["--seed", "5", "--env=brax/hopper", "--agent.behaviour.horizon", "10", "--run-dir=-x"])
@@ -148,6 +162,9 @@ MALFORMED = {
     "null for a number": ("seed: null", "seed is 'None', but must be a whole number"),
     "a misspelt choice": ("agent: {size: nanoo}", "did you mean 'nano'?"),
     "a misspelt agent": ("agent: dreamr", "unknown agent 'dreamr'; did you mean 'dreamer'?"),
+    "half a power": ("steps: 1e", "steps is '1e', but must be a whole number"),
+    "a power below one": ("steps: 1e-3", "steps is '1e-3', but must be a whole number"),
+    "an endless power": ("steps: 1e999", "steps is '1e999', but must be a whole number"),
     "a maybe": ("agent: {replay_context: maybe}", "must be true or false"),
 }
 

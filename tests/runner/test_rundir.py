@@ -51,6 +51,21 @@ def test_empty_folder_is_taken(tmp_path):
         assert run.path == tmp_path
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty log", "a line", "a save"])
+def test_a_run_that_fails_before_it_has_anything_leaves_no_folder(tmp_path, left):
+    def fail(run):
+        if left != "nothing":
+            run.metrics.write_text("{}\n" if left == "a line" else "")
+        if left == "a save":
+            run.checkpoints.mkdir()
+        raise RuntimeError("out of memory")
+
+    path = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="out of memory"), rundir.create(toy_config(run_dir=str(path))) as run:
+        fail(run)
+    assert path.exists() == (left in {"a line", "a save"})
+
+
 def test_file_in_the_way(tmp_path):
     (tmp_path / "run").write_text("")
     refuse(tmp_path / "run", "is a file")
@@ -81,7 +96,7 @@ def test_only_a_run_goes_on(tmp_path):
 
 def test_atomic_write_leaves_the_old_content_on_failure(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    files.write_atomic(path, "old")
+    files.write_atomic(path, b"old")
 
     def full(_descriptor):
         raise OSError(28, "No space left on device")

@@ -11,7 +11,7 @@ from mbrl.core.errors import UserError
 from mbrl.envs.config import EnvConfig
 from mbrl.replay import memory
 from mbrl.replay.config import ReplayConfig
-from mbrl.runner.checks import check, check_memory, check_same
+from mbrl.runner.checks import check, check_evaluation, check_memory, check_same
 from mbrl.runner.config import CheckpointConfig, EvalConfig, to_yaml
 
 
@@ -38,6 +38,15 @@ def test_refused(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         check(toy_config(**changes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "seed", "message"),
+    [(0, 0, "episodes must be at least 1, not 0"), (1, -1, "seed must lie between 0 and 4294967295, not be -1")],
+)
+def test_an_evaluation_that_cannot_be_is_refused(episodes, seed, message):
+    with pytest.raises(UserError, match=message):
+        check_evaluation(episodes, seed)
 
 
 def test_accepted():
