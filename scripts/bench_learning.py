@@ -116,7 +116,9 @@ def machine() -> str:
 def _mbrl(*words: str) -> subprocess.CompletedProcess[str]:
     """Run a command of mbrl's; what training says goes by, what evaluation says is kept."""
     kept = subprocess.PIPE if words[0] == "eval" else None
-    return subprocess.run([sys.executable, "-m", "mbrl", *words], stdout=kept, text=True, check=False)
+    # Each seed compiles for itself, so that their seconds are alike.
+    alone = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return subprocess.run([sys.executable, "-m", "mbrl", *words], stdout=kept, text=True, check=False, env=alone)
 
 
 def _spread(row: Row) -> str:

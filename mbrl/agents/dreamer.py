@@ -106,16 +106,18 @@ class Dreamer:
             sequence = sequence._replace(context=jax.tree.map(jnp.zeros_like, sequence.context))
         grads, (latent, returns, metrics) = jax.grad(self._loss, has_aux=True)(state.params, state, key, sequence)
         updates, optimiser = self.optimiser.update(grads, state.optimiser, state.params)
-        params = cast(dict, optax.apply_updates(state.params, updates))
-        slow = optax.incremental_update(params["critic"], state.slow_critic, self.config.behaviour.slow_rate)
         norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
         finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(optax.tree.norm(norms))
-        learned = DreamerState(params, slow, optimiser, returns)
         # A loss or gradient that is not finite leaves everything as it was; the runner counts and stops.
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), learned, state)
+        keep = lambda new, old: jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
+        params = optax.apply_updates(state.params, keep(updates, jax.tree.map(jnp.zeros_like, updates)))
+        params = cast(dict[str, Params], params)
+        rate = jnp.where(finite, self.config.behaviour.slow_rate, 0.0)
+        slow = optax.incremental_update(params["critic"], state.slow_critic, rate)
+        state = DreamerState(params, slow, keep(optimiser, state.optimiser), keep(returns, state.returns))
         fresh = self.model.pack(latent)
         context = jax.tree.map(lambda old, new: old.at[1:].set(new), sequence.context, fresh)
-        context = jax.tree.map(lambda new, old: jnp.where(finite, new, old), context, sequence.context)
+        context = keep(context, sequence.context)
         skipped = {"update/skipped": 1.0 - finite}
         return UpdateOutput(state, context, metrics | norms | skipped)
 

@@ -68,7 +68,7 @@ def test_an_unknown_agent_is_sought_where_it_was_written(write):
     path = write("agent: dreamr")
     with pytest.raises(UserError, match=f"^{path}: unknown agent 'dreamr'"):
         load(path)
-    with pytest.raises(UserError, match="^unknown agent 'dremer'"):
+    with pytest.raises(UserError, match=r"^unknown agent 'dremer'"):
         load(path, ["--agent", "dremer"])
     assert load(path, ["--agent", "dreamer"]).agent.name == "dreamer"
 
