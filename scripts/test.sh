@@ -20,4 +20,4 @@ step() { printf '== %s\n' "$1"; shift; "$@"; }
 step "lint" .venv/bin/ruff check .
 step "types" .venv/bin/pyright --pythonpath .venv/bin/python
 step "layers" .venv/bin/lint-imports
-step "tests" .venv/bin/python -m pytest -n 2 "$@"
+step "tests" .venv/bin/python -m pytest -n 2 --dist worksteal "$@"

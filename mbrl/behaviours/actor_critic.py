@@ -175,7 +175,9 @@ class ActorCritic:
     def imagine(self, model: Params, params: dict[str, Params], key: PRNGKey, start: Latent) -> Imagined:
         """Dream from ``start [B]``; gradients reach the actor only, through its actions and the dynamics."""
         seen = (lambda latent: latent) if self.config.through_policy else stop
-        policy = lambda latent, key: self.act(params["actor"], seen(latent)).sample(key)
+        # REINFORCE takes no gradient through actions: without one, imagination has no backward pass at all.
+        actor = stop(params["actor"]) if self.gradient == "reinforce" else params["actor"]
+        policy = lambda latent, key: self.act(actor, seen(latent)).sample(key)
         dream: Dream = self.model.imagine(stop(model), key, stop(start), policy, self.config.horizon)
         prediction = self.model.predict(stop(model), dream.latent)
         features = self.model.features(dream.latent)

@@ -80,6 +80,8 @@ class RSSMConfig:
     """Weight of the reward loss."""
     discount_scale: float = 1.0
     """Weight of the discount loss."""
+    remat: bool = True
+    """Recompute the recurrent steps in the backward pass instead of storing what they computed."""
 
 
 # What each number is at least.
@@ -137,14 +139,6 @@ def make_stochastic(config: RSSMConfig) -> Stochastic:
     if config.latent not in families:
         raise unknown("worldmodel.latent", config.latent, families)
     return families[config.latent]
-
-
-def _recompute(body: Callable) -> Callable:
-    """Let a scan's backward pass recompute its steps instead of storing every intermediate of every step.
-
-    Stacking them costs more time than the small matrices take: half of imagination's backward pass on a CPU.
-    """
-    return jax.checkpoint(body, prevent_cse=False)
 
 
 class RSSM:
@@ -230,7 +224,7 @@ class RSSM:
             return latent, (latent, statistics)
 
         inputs = (sequence.action[:-1], token, timestep.first(), noise)
-        return Posterior(*jax.lax.scan(_recompute(body), latent, inputs)[1])
+        return Posterior(*jax.lax.scan(self._recompute(body), latent, inputs)[1])
 
     def imagine(
         self, params: Params, key: PRNGKey, latent: Latent, policy: Policy | Array, horizon: int
@@ -247,7 +241,7 @@ class RSSM:
             latent = Latent(deter, self.stochastic.sample(self._prior(params, deter), noise))
             return latent, (latent, action)
 
-        _, (latents, actions) = jax.lax.scan(_recompute(body), latent, (choices, noise))
+        _, (latents, actions) = jax.lax.scan(self._recompute(body), latent, (choices, noise))
         latents = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), latent, latents)
         return Dream(latents, actions)
 
@@ -295,6 +289,13 @@ class RSSM:
     def unpack(self, packed: Packed) -> Latent:
         """Undo ``pack``."""
         return Latent(packed.deter, self.stochastic.unpack(packed.stoch))
+
+    def _recompute(self, body: Callable) -> Callable:
+        """Let a scan's backward pass recompute its steps instead of storing every intermediate of every step.
+
+        Stacking them costs more time than the small matrices take: half of imagination's backward pass on a CPU.
+        """
+        return jax.checkpoint(body, prevent_cse=False) if self.config.remat else body
 
     def _apply(self, params: Params, name: str, *inputs: Any) -> Any:
         return self.nets[name].apply({"params": params[name]}, *inputs)

@@ -18,7 +18,8 @@ PROBES = sorted(name for name in ENVS if name.startswith("probe/"))
 
 def play(env, policy, key):
     """Return one episode's time steps [length + 1, ...] and whether each was reached."""
-    state, start = env.reset(key)
+    key, reset_key = jax.random.split(key)
+    state, start = env.reset(reset_key)
 
     def step(carry, key):
         state, alive = carry

@@ -1,0 +1,182 @@
+"""What is timed: the pieces of a training run, each as a function and the arguments it is called with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dm_env import specs
+
+from mbrl.agents.dreamer import Dreamer, DreamerConfig
+from mbrl.bench.flops import count
+from mbrl.bench.naive import Naive
+from mbrl.core.types import FIRST, MID, Sequence, TimeStep
+from mbrl.envs import make_vector
+from mbrl.evaluation.rollout import make_evaluate
+from mbrl.runner.config import Config
+from mbrl.runner.epoch import make_program, updates_due
+
+# DreamerV3's published parameter counts are for this observation and this action.
+OBSERVATION, ACTIONS = 24, 6
+_EPISODE = 37  # steps of an episode in the made-up experience: a few borders in every batch
+
+
+class Piece(NamedTuple):
+    """One function that is timed.
+
+    ``advance`` makes the next call's arguments of a call's result, for functions that are given their own state back.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    steps: int | None = None  # env steps of one call, or replayed or imagined ones
+    flops: int | None = None  # of one call's matrix products
+    donate: tuple[int, ...] = ()
+    advance: Callable[[tuple[Any, ...], Any], tuple[Any, ...]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The shapes everything is timed at."""
+
+    config: Config[DreamerConfig]
+
+    @property
+    def dreamer(self) -> Dreamer:
+        """The agent, for made-up observations and actions."""
+        return _dreamer(self.config.agent)
+
+
+def experience(dreamer: Dreamer, steps: int, batch: int) -> Sequence:
+    """Return noise in the form of experience, ``[T + 1, B]``, with borders of episodes in it."""
+    rng, lead = np.random.default_rng(0), (steps + 1, batch)
+    time = np.arange(steps + 1)[:, None] + 5 * np.arange(batch)[None]
+    step_type = jnp.asarray(np.where(time % _EPISODE == 0, FIRST, MID), jnp.int32)
+    observation = jnp.asarray(rng.normal(size=(*lead, OBSERVATION)), jnp.float32)
+    reward = jnp.asarray(rng.normal(size=lead), jnp.float32)
+    action = jnp.asarray(rng.uniform(-1, 1, size=(*lead, ACTIONS)), jnp.float32)
+    context = jax.tree.map(lambda x: jnp.zeros((*lead, *x.shape[1:]), x.dtype), dreamer.model.pack(
+        dreamer.model.initial(1)))
+    return Sequence(TimeStep(step_type, reward, jnp.ones(lead), observation), action, context)
+
+
+def _dreamer(config: DreamerConfig) -> Dreamer:
+    """Return the agent for made-up observations and actions."""
+    observation = specs.Array((OBSERVATION,), np.float32, name="observation")
+    return Dreamer(config, observation, specs.BoundedArray((ACTIONS,), np.float32, -1.0, 1.0, name="action"))
+
+
+def _gradient(dreamer: Dreamer, gradient: Any) -> Dreamer:
+    """Return the agent with another gradient of the actor."""
+    config = dreamer.config
+    return _dreamer(dataclasses.replace(config, behaviour=dataclasses.replace(config.behaviour, gradient=gradient)))
+
+
+def _plain(dreamer: Dreamer) -> Dreamer:
+    """Return the agent without recomputation, whose operations are those that the method itself asks for."""
+    config = dreamer.config
+    return _dreamer(dataclasses.replace(config, worldmodel=dataclasses.replace(config.worldmodel, remat=False)))
+
+
+def train_step(setting: Setting, gradient: str = "reinforce") -> Piece:
+    """One update of model, actor and critic; with DreamerV3's gradient of the actor, REINFORCE, unless said else."""
+    dreamer, replay = _gradient(setting.dreamer, gradient), setting.config.replay
+    state = jax.jit(dreamer.init)(jax.random.key(0))
+    sequence = experience(dreamer, replay.batch_length, replay.batch_size)
+    args = (state, jax.random.key(1), sequence)
+    steps = replay.batch_length * replay.batch_size
+    flops = count(_plain(dreamer).update, *args)
+    return Piece(dreamer.update, args, steps, flops, advance=lambda args, out: (out.state, *args[1:]))
+
+
+def naive_step(setting: Setting) -> Piece:
+    """The same update, written plainly."""
+    dreamer, replay = _gradient(setting.dreamer, "reinforce"), setting.config.replay
+    naive = Naive(dreamer)
+    state = jax.jit(naive.init)(jax.random.key(0))
+    args = (state, jax.random.key(1), experience(dreamer, replay.batch_length, replay.batch_size))
+    return Piece(naive.update, args, advance=lambda args, out: (out[0], *args[1:]))
+
+
+def model_step(setting: Setting) -> Piece:
+    """The world model's losses and their gradient."""
+    dreamer, replay = setting.dreamer, setting.config.replay
+    params = jax.jit(dreamer.init)(jax.random.key(0)).params["model"]
+    sequence = experience(dreamer, replay.batch_length, replay.batch_size)
+    gradient = jax.grad(lambda params, key, sequence: dreamer.model.loss(params, key, sequence)[0])
+    args = (params, jax.random.key(1), sequence)
+    return Piece(gradient, args, replay.batch_length * replay.batch_size, count(gradient, *args))
+
+
+def imagination(setting: Setting) -> Piece:
+    """A dream of the policy from every state of a batch, with rewards, discounts, values and returns."""
+    dreamer, replay = setting.dreamer, setting.config.replay
+    params = jax.jit(dreamer.init)(jax.random.key(0)).params
+    starts = replay.batch_length * replay.batch_size
+    dream = lambda params, key: dreamer.behaviour.imagine(
+        params["model"], params, key, dreamer.model.initial(starts))
+    args = (params, jax.random.key(1))
+    return Piece(dream, args, starts * dreamer.config.behaviour.horizon, count(dream, *args))
+
+
+def policy_step(setting: Setting, batch: int = 1) -> Piece:
+    """Filter one observation and choose an action."""
+    dreamer = setting.dreamer
+    state = jax.jit(dreamer.init)(jax.random.key(0))
+    timestep = jax.tree.map(lambda x: x[0], experience(dreamer, 1, batch).timestep)
+    act = lambda state, key, memory, timestep: dreamer.act(state, key, memory, timestep, "train")
+    args = (state, jax.random.key(1), dreamer.initial(batch), timestep)
+    return Piece(act, args, batch, count(act, *args))
+
+
+def collection(setting: Setting) -> Piece:
+    """An epoch of acting in the environments and storing it, without learning."""
+    config = setting.config
+    program = make_program(config)
+    state = program.init(jax.random.key(0))
+    flops = count(program.prefill, state)
+    return Piece(program.prefill, (state,), config.epoch, flops, (0,), lambda _, out: (out[0],))
+
+
+def epoch(setting: Setting) -> Piece:
+    """A whole epoch: act, store, learn as often as the train ratio asks for."""
+    config = setting.config
+    program = make_program(config)
+    state = program.init(jax.random.key(0))
+    while int(state.step) < config.prefill_epochs * config.epoch * config.env.action_repeat:
+        state, _ = program.prefill(state)
+    # How often the epoch learns is known to no tracer: the updates are counted apart.
+    sequence, _ = jax.eval_shape(program.ring.sample, state.replay, state.key)
+    vector_steps = state.step // (config.num_envs * config.env.action_repeat)
+    after = vector_steps + config.epoch // config.num_envs
+    updates = int(updates_due(config, after) - updates_due(config, vector_steps))
+    update = count(program.agent.update, state.agent, state.key, sequence)
+    flops = count(program.prefill, state) + updates * update
+    return Piece(program.epoch, (state,), config.epoch, flops, (0,), lambda _, out: (out[0],))
+
+
+def evaluation(setting: Setting) -> Piece:
+    """Whole episodes of the policy's mode, side by side."""
+    config = setting.config
+    program = make_program(config)
+    episodes = config.evaluation.episodes
+    evaluate = make_evaluate(program.agent, make_vector(config.env, episodes), episodes)
+    state = jax.jit(program.agent.init)(jax.random.key(0))
+    return Piece(evaluate, (state, jax.random.key(1)))
+
+
+PIECES: dict[str, Callable[[Setting], Piece]] = {
+    "train_step": train_step,
+    "train_step_dynamics": lambda setting: train_step(setting, "dynamics"),
+    "model_step": model_step,
+    "imagination": imagination,
+    "policy_step": policy_step,
+    "policy_step_16": lambda setting: policy_step(setting, 16),
+    "collection": collection,
+    "epoch": epoch,
+    "evaluation": evaluation,
+}

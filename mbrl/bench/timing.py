@@ -1,0 +1,66 @@
+"""Milliseconds of a compiled function, and what the machine could do at best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Run = Callable[[], Any]
+
+
+class Compiled(NamedTuple):
+    """A function ready to run on given arguments."""
+
+    call: Callable[..., Any]
+    seconds: float  # to trace and to compile
+    bytes: int  # arguments, results and temporaries, what is donated counted once
+
+
+def compile_once(function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Compiled:
+    """Trace and compile ``function`` for ``args``."""
+    begin = time.perf_counter()
+    call = jax.jit(function, donate_argnums=donate).lower(*args).compile()
+    seconds = time.perf_counter() - begin
+    memory = call.memory_analysis()
+    sizes = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    total = sum(getattr(memory, size, 0) for size in sizes) - getattr(memory, "alias_size_in_bytes", 0)
+    return Compiled(call, seconds, total)
+
+
+def in_turn(runs: Sequence[Run], repeats: int, seconds: float) -> list[np.ndarray]:
+    """Time several functions in turn, so that what else the machine does falls on all of them alike.
+
+    Args:
+        runs: each does its work once and returns arrays to wait for. The first round is not counted.
+        repeats: rounds at most.
+        seconds: stop after this long, but not before three rounds.
+
+    Returns:
+        for each the seconds of every round.
+    """
+    for run in runs:
+        jax.block_until_ready(run())
+    rounds: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(rounds) < repeats and (len(rounds) < 3 or time.perf_counter() < end):
+        rounds.append([_once(run) for run in runs])
+    return list(np.array(rounds).T)
+
+
+def _once(run: Run) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - begin
+
+
+def matrix_peak(size: int = 2048, repeats: int = 10) -> float:
+    """Return the floating-point operations a second of the best of several square matrix products in float32."""
+    left = jax.random.normal(jax.random.key(0), (size, size))
+    multiply = jax.jit(lambda x: jnp.dot(x, x))
+    best = min(in_turn([lambda: multiply(left)], repeats, 20.0)[0])
+    return 2 * size**3 / float(best)

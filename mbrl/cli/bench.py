@@ -1,0 +1,87 @@
+"""`mbrl bench`: how fast each piece is on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import tyro
+
+from mbrl.cli import config as reader
+from mbrl.cli import parsing
+from mbrl.core.errors import UserError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchArguments:
+    """Time the pieces of a training run, each beside what it could be at best."""
+
+    piece: Annotated[str, tyro.conf.arg(metavar="PIECE")] = "all"
+    """Which: `train_step`, `model_step`, `imagination`, `policy_step`, `collection`, `epoch`, `evaluation`, or all."""
+    size: str = "1m"
+    """The agent's size."""
+    obs: Literal["vector"] = "vector"
+    """What is observed: 24 numbers, with 6 actions, for the pieces that need no environment."""
+    env: str = "brax/inverted_pendulum"
+    """The environment of `collection`, `epoch` and `evaluation`."""
+    batch_size: int = 16
+    """Sequences of a batch."""
+    batch_length: int = 64
+    """Steps of a sequence."""
+    horizon: int = 15
+    """Imagined steps."""
+    train_ratio: float = 512.0
+    """Replayed steps per agent step, in `epoch`."""
+    repeats: int = 30
+    """Calls of each, at most; the median counts."""
+    seconds: float = 20.0
+    """Stop calling a piece after this long, but not before three calls."""
+    profile: str = ""
+    """Folder for a trace of the pieces (Perfetto opens it) and a table of what takes longest; empty for none."""
+    json: bool = False
+    """Print the last line as JSON."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Time the pieces and print a table, or JSON.
+
+    Raises:
+        UserError: something in the words is not right.
+    """
+    words = list(argv)
+    if words and not words[0].startswith("-"):
+        words[0] = f"--piece={words[0]}"
+    arguments = parsing.command(BenchArguments, words, "mbrl bench [PIECE]")
+    if arguments is None:
+        return 0
+    from mbrl.bench import run as bench  # brings jax with it, which --help does without
+
+    if arguments.piece not in {"all", *bench.PIECES}:
+        raise unknown("piece", arguments.piece, ["all", *bench.PIECES])
+    if arguments.repeats < 1:
+        raise UserError(f"--repeats must be at least 1, not {arguments.repeats}")
+    names = list(bench.PIECES) if arguments.piece == "all" else [arguments.piece]
+    report = bench.measure(names, setting(arguments), arguments.repeats, arguments.seconds, arguments.profile)
+    if not arguments.json:
+        print(bench.table(report))
+    elif arguments.piece == "all":
+        print(json.dumps(report))
+    else:
+        print(json.dumps({name: value for name, value in report.items() if name != "rows"} | report["rows"][0]))
+    return 0
+
+
+def setting(arguments: BenchArguments) -> reader.Config:
+    """Return the experiment that the arguments describe."""
+    prefill = 8 * max(arguments.batch_length, 128)
+    return reader.load(None, {
+        "env": arguments.env,
+        "agent": {"size": arguments.size, "behaviour.horizon": arguments.horizon},
+        "replay": {"batch_size": arguments.batch_size, "batch_length": arguments.batch_length, "capacity": 100_000},
+        "train_ratio": arguments.train_ratio,
+        "prefill": prefill,
+        "epoch": prefill,
+        "evaluation.episodes": 8,
+    })

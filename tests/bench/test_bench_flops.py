@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mbrl.bench.flops import count
+
+A, B = jnp.ones((2, 3)), jnp.ones((3, 4))
+PRODUCT = 2 * 2 * 3 * 4
+
+
+def repeated(length):
+    return lambda a, b: jax.lax.scan(lambda c, _: (c, a @ b), 0.0, None, length)
+
+
+@pytest.mark.parametrize(
+    ("function", "products"),
+    [
+        (lambda a, b: a @ b, 1),
+        (jax.jit(lambda a, b: a @ b), 1),
+        (lambda a, b: a.sum() + b.sum(), 0),
+        (repeated(7), 7),
+        (lambda a, b: jax.lax.scan(lambda c, _: (c, repeated(3)(a, b)), 0.0, None, 2), 6),
+        (lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: a @ b, lambda: a @ b + a @ b), 2),
+        # The gradient of a product is a product for each side; a checkpoint does the first again.
+        (lambda a, b: jax.grad(lambda a, b: jnp.square(a @ b).sum(), (0, 1))(a, b), 3),
+        (lambda a, b: jax.grad(jax.checkpoint(lambda a, b: jnp.square(a @ b).sum()), (0, 1))(a, b), 4),
+        (lambda a, b: jax.vmap(lambda row: row @ b)(a), 1),
+    ],
+)
+def test_products_are_counted_as_often_as_they_run(function, products):
+    assert count(function, A, B) == products * PRODUCT
+
+
+def test_a_batched_product():
+    assert count(lambda x, y: jnp.einsum("gij,gjk->gik", x, y), jnp.ones((5, 2, 3)), jnp.ones((5, 3, 4))) == 5 * PRODUCT

@@ -1,0 +1,110 @@
+"""The fast train step against the same step written plainly, on the same noise."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbrl.agents.dreamer import DreamerConfig
+from mbrl.behaviours.actor_critic import ActorCriticConfig
+from mbrl.bench.naive import Chance, Naive, gumbel_one_hot, two_hot_loss, two_hot_mean
+from mbrl.bench.pieces import _dreamer, experience
+from mbrl.core.distributions import TwoHot, straight_through
+from mbrl.core.optim import OptimConfig
+from mbrl.worldmodels.rssm import RSSMConfig
+
+STEPS, BATCH, HORIZON = 40, 2, 3  # long enough for the border of an episode
+KEY = jax.random.key(3)
+CONFIG = DreamerConfig(
+    worldmodel=RSSMConfig(deter=16, hidden=8, units=8, stoch=3, classes=4, blocks=2, bins=11, free_nats=0.3),
+    behaviour=ActorCriticConfig(units=8, horizon=HORIZON, bins=11, gradient="reinforce", entropy=0.1),
+    optim=OptimConfig(learning_rate=1e-3, warmup=0),
+)
+
+
+@pytest.fixture(autouse=True)
+def _plain_code_may_broadcast():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def both():
+    """The agent, its plain counterpart, a state in which no head is silent, and experience."""
+    dreamer = _dreamer(CONFIG)
+    state = jax.jit(dreamer.init)(jax.random.key(0))
+    noise = lambda x, key: x + 0.3 * jax.random.normal(key, x.shape)
+    keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(state.params)))
+    keys = jax.tree.unflatten(jax.tree.structure(state.params), list(keys))
+    params = jax.tree.map(noise, state.params, keys)
+    state = state._replace(params=params, slow_critic=jax.tree.map(lambda x: 0.9 * x, params["critic"]))
+    return dreamer, Naive(dreamer), state, experience(dreamer, STEPS, BATCH)
+
+
+def same_chance(dreamer, key):
+    """The noise that the fast path draws from ``key``, for the plain one."""
+    model_key, behaviour_key = jax.random.split(key)
+    prior_key, policy_key = jax.random.split(behaviour_key)
+    stochastic = dreamer.model.stochastic
+    return Chance(
+        stochastic.noise(model_key, (STEPS, BATCH)),
+        stochastic.noise(prior_key, (HORIZON, STEPS * BATCH)),
+        jax.random.split(policy_key, HORIZON),
+        lambda uniform, log_probs: straight_through(log_probs, uniform),
+    )
+
+
+def test_loss_and_gradient_are_the_same(both):
+    dreamer, naive, state, sequence = both
+    fast = lambda params: dreamer._loss(params, state, KEY, sequence)[0]
+    plain = lambda params: naive.loss(params, state, same_chance(dreamer, KEY), sequence)[0]
+    loss, grads = jax.jit(jax.value_and_grad(fast))(state.params)
+    expected, expected_grads = jax.jit(jax.value_and_grad(plain))(state.params)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for path, grad in jax.tree.leaves_with_path(grads):
+        other = dict(jax.tree.leaves_with_path(expected_grads))[path]
+        assert np.abs(other).max() > 0, path
+        np.testing.assert_allclose(grad, other, rtol=2e-3, atol=2e-5 * np.abs(other).max(), err_msg=str(path))
+
+
+def test_one_update_of_each_moves_the_same_parameters(both):
+    dreamer, naive, state, sequence = both
+    start = state._replace(optimiser=naive.optimiser.init(state.params))
+    after, context, loss = jax.jit(naive.update)(start, KEY, sequence)
+    fast = jax.jit(dreamer.update)(state, KEY, sequence)
+    assert np.isfinite(loss)
+    assert jax.tree.map(jnp.shape, after.params) == jax.tree.map(jnp.shape, fast.state.params)
+    assert jax.tree.map(lambda x: x.shape[1:], context) == jax.tree.map(lambda x: x.shape[1:], fast.context)
+    for old, new in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
+        assert (old != new).any()
+
+
+def test_gumbel_samples_have_their_probabilities():
+    log_probs = jnp.log(jnp.array([0.1, 0.2, 0.7]))
+    draw = jax.vmap(lambda key: gumbel_one_hot(key, log_probs[None]))
+    drawn = draw(jax.random.split(jax.random.key(0), 4000))[:, 0]
+    np.testing.assert_allclose(drawn.mean(0), [0.1, 0.2, 0.7], atol=0.03)
+
+
+@pytest.mark.parametrize("value", [-1e9, -3.7, 0.0, 0.4, 2e8])
+def test_two_hot_is_the_fast_paths(value):
+    logits = jax.random.normal(jax.random.key(0), (5, 11))
+    values = jnp.full(5, value)
+    np.testing.assert_allclose(two_hot_loss(logits, values), -TwoHot(logits).log_prob(values), rtol=1e-5)
+    np.testing.assert_allclose(two_hot_mean(logits), TwoHot(logits).mean(), rtol=1e-4)
+
+
+def test_recomputing_changes_no_number(both):
+    _, _, state, sequence = both
+    for gradient in ("reinforce", "dynamics"):
+        found = []
+        for remat in (True, False):
+            worldmodel = dataclasses.replace(CONFIG.worldmodel, remat=remat)
+            behaviour = dataclasses.replace(CONFIG.behaviour, gradient=gradient)
+            other = _dreamer(dataclasses.replace(CONFIG, worldmodel=worldmodel, behaviour=behaviour))
+            grad = jax.grad(lambda params, other=other: other._loss(params, state, KEY, sequence)[0])
+            found.append(jax.jit(grad)(state.params))
+        for one, two in zip(*map(jax.tree.leaves, found), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-6 + 1e-5 * np.abs(two).max())
