@@ -125,11 +125,11 @@ class Naive:
         wide = first["shared"].reshape((shared.shape[-1], blocks, -1)).transpose((1, 0, 2))
         kernel = jnp.concatenate([first["kernel"], wide], 1)
         x = self.blockwise(jnp.concatenate([own, repeated], -1), kernel, first["bias"])
-        scale = p["RMSNorm_0"]["scale"]
+        scale = p["RMSNorm_0"]["scale"].reshape(-1)
         x = jax.nn.silu(x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-4) * scale)
         x = x.reshape((*x.shape[:-1], blocks, -1))
         gates = [self.blockwise(x, p[f"BlockDense_{i}"]["kernel"], p[f"BlockDense_{i}"]["bias"]) for i in (1, 2, 3)]
-        return gru_update(jnp.concatenate(gates, -1), latent.deter)
+        return gru_update(*gates, latent.deter)
 
     @staticmethod
     def blockwise(x: Array, kernel: Array, bias: Array) -> Array:

@@ -45,39 +45,51 @@ class MLP(nn.Module):
         return x
 
 
+def to_blocks(x: Float[Array, "*N D"], blocks: int) -> Float[Array, "G *N I"]:
+    """Cut the last axis into G blocks and put these first: the layout in which products with blocks need no copies."""
+    return jnp.moveaxis(x.reshape((*x.shape[:-1], blocks, x.shape[-1] // blocks)), -2, 0)
+
+
+def from_blocks(x: Float[Array, "G *N I"]) -> Float[Array, "*N D"]:
+    """Undo ``to_blocks``."""
+    x = jnp.moveaxis(x, 0, -2)
+    return x.reshape((*x.shape[:-2], x.shape[-2] * x.shape[-1]))
+
+
 class BlockDense(nn.Module):
     """A linear layer with a block-diagonal matrix: G independent maps, which may all see one more, shared input.
 
     Equal to repeating the shared input into every block and applying G dense layers, without the copies: the shared
-    part is one matrix product. (Hafner et al. 2023, appendix on the block GRU.)
+    part is one matrix product. Blocks are the leading axis, so that their products are one batched matrix product on
+    memory as it lies. (Hafner et al. 2023, appendix on the block GRU.)
     """
 
-    features: int
-    blocks: int
+    features: int  # of all blocks together
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*N D"], shared: Float[Array, "*N S"] | None = None) -> Float[Array, "*N O"]:
-        """Map ``[*N, D]`` (and ``[*N, S]``) to ``[*N, features]``; blocks divide D and features."""
-        lead, inputs, outputs = x.shape[:-1], x.shape[-1] // self.blocks, self.features // self.blocks
+    def __call__(self, x: Float[Array, "G *N I"], shared: Float[Array, "*N S"] | None = None) -> Float[Array, "G *N O"]:
+        """Map blocks ``[G, *N, I]`` (and ``[*N, S]``) to blocks ``[G, *N, O]``; G divides ``features = G O``."""
+        blocks, inputs, outputs = x.shape[0], x.shape[-1], self.features // x.shape[0]
         extra = 0 if shared is None else shared.shape[-1]
         # Fans are those of one block, its own and the shared input together.
         init = nn.initializers.truncated_normal(TRUNCATION_CORRECTION * (inputs + extra) ** -0.5)
-        kernel = self.param("kernel", init, (self.blocks, inputs, outputs))
-        grouped = x.reshape((*lead, self.blocks, inputs))
-        out = jnp.einsum("...gi,gio->...go", grouped, kernel).reshape((*lead, self.features))
-        if shared is not None:
-            out = out + shared @ self.param("shared", init, (extra, self.features))
+        kernel = self.param("kernel", init, (blocks, inputs, outputs))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return out + bias.reshape((1,) * len(lead) + bias.shape)
+        out = jnp.einsum("g...i,gio->g...o", x, kernel)
+        if shared is None:
+            return out + bias.reshape((blocks, *(1 for _ in x.shape[1:-1]), outputs))
+        common = shared @ self.param("shared", init, (extra, self.features))
+        return out + to_blocks(common + bias.reshape((*(1 for _ in common.shape[:-1]), -1)), blocks)
 
 
-def gru_update(gates: Float[Array, "*N G"], deter: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
-    """Return the GRU's next state from its gate inputs: reset, candidate and update, one after the other.
+def gru_update(
+    reset: Float[Array, "*N"], candidate: Float[Array, "*N"], update: Float[Array, "*N"], deter: Float[Array, "*N"]
+) -> Float[Array, "*N"]:
+    """Return the GRU's next state from its gates' inputs and its state, element by element.
 
     candidate = tanh(sigmoid(reset) * candidate), update = sigmoid(update - 1): the shift by one makes the state
     change slowly at first (Hafner et al. 2020, LayerNorm GRU).
     """
-    reset, candidate, update = jnp.split(gates, 3, axis=-1)
     candidate = jnp.tanh(jax.nn.sigmoid(reset) * candidate)
     update = jax.nn.sigmoid(update - 1)
     return update * candidate + (1 - update) * deter
@@ -101,7 +113,9 @@ class BlockGRU(nn.Module):
         """Return the next deterministic state ``[*N, D]``; D must be a multiple of ``blocks``."""
         size = deter.shape[-1]
         joined = jnp.concatenate([DenseNormAct(self.hidden)(part) for part in (deter, stoch, action)], -1)
-        x = BlockDense(size, self.blocks)(deter, joined)
-        x = nn.silu(nn.RMSNorm(epsilon=NORM_EPSILON)(x))
-        gates = [BlockDense(size, self.blocks)(x) for _ in range(3)]
-        return gru_update(jnp.concatenate(gates, -1), deter)
+        own = to_blocks(deter, self.blocks)
+        x = BlockDense(size)(own, joined)
+        # The norm is that of the whole state, over blocks and their entries.
+        norm = nn.RMSNorm(epsilon=NORM_EPSILON, reduction_axes=(0, -1), feature_axes=(0, -1))
+        x = nn.silu(norm(x))
+        return from_blocks(gru_update(*(BlockDense(size)(x) for _ in range(3)), own))

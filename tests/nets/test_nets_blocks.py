@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from mbrl.nets.blocks import MLP, BlockDense, BlockGRU, DenseNormAct, fan_in_init, gru_update
+from mbrl.nets.blocks import MLP, BlockDense, BlockGRU, DenseNormAct, fan_in_init, from_blocks, gru_update, to_blocks
 
 
 def normal(seed, *shape):
@@ -46,34 +46,44 @@ def test_an_mlp_without_layers_is_the_identity():
     np.testing.assert_array_equal(MLP(0, 5).apply({}, x), x)
 
 
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+def test_blocks_are_cut_and_joined(lead):
+    x = normal(1, *lead, 6)
+    blocks = to_blocks(x, 2)
+    assert blocks.shape == (2, *lead, 3)
+    np.testing.assert_array_equal(blocks[1], x[..., 3:])
+    np.testing.assert_array_equal(from_blocks(blocks), x)
+
+
 @pytest.mark.parametrize(("blocks", "lead"), [(1, ()), (2, (3,)), (4, (2, 3))])
 def test_block_dense_is_a_block_diagonal_matrix(blocks, lead):
-    x, layer = normal(1, *lead, 8), BlockDense(12, blocks)
-    params = initialised(layer, x)
+    x, layer = normal(1, *lead, 8), BlockDense(12)
+    params = initialised(layer, to_blocks(x, blocks))
     assert params["kernel"].shape == (blocks, 8 // blocks, 12 // blocks)
     dense = scipy.linalg.block_diag(*np.asarray(params["kernel"]))
-    out = layer.apply({"params": params}, x)
+    out = from_blocks(layer.apply({"params": params}, to_blocks(x, blocks)))
     np.testing.assert_allclose(out, np.asarray(x) @ dense + np.asarray(params["bias"]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("lead", [(), (2, 3)])
 def test_a_shared_input_is_one_repeated_into_every_block(lead):
-    x, shared, layer = normal(1, *lead, 6), normal(2, *lead, 5), BlockDense(4, 2)
-    params = initialised(layer, x, shared)
+    x, shared, layer = normal(1, *lead, 6), normal(2, *lead, 5), BlockDense(4)
+    params = initialised(layer, to_blocks(x, 2), shared)
     # Block g maps its own 3 entries and all 5 shared ones to its 2 outputs.
     columns = np.asarray(params["shared"]).reshape(5, 2, 2).swapaxes(0, 1)
     dense = scipy.linalg.block_diag(*np.concatenate([params["kernel"], columns], 1))
     groups = np.asarray(x).reshape(*lead, 2, 3)
     repeated = np.repeat(np.asarray(shared)[..., None, :], 2, axis=-2)
     joined = np.concatenate([groups, repeated], -1).reshape(*lead, 16)
-    out = layer.apply({"params": params}, x, shared)
+    out = from_blocks(layer.apply({"params": params}, to_blocks(x, 2), shared))
     np.testing.assert_allclose(out, joined @ dense + np.asarray(params["bias"]), rtol=1e-4, atol=1e-5)
 
 
 def test_no_gradient_crosses_blocks():
-    x, shared, layer = normal(1, 6), normal(2, 5), BlockDense(4, 2)
-    params = initialised(layer, x, shared)
-    own, common = jax.jacrev(lambda *inputs: layer.apply({"params": params}, *inputs), argnums=(0, 1))(x, shared)
+    x, shared, layer = normal(1, 6), normal(2, 5), BlockDense(4)
+    params = initialised(layer, to_blocks(x, 2), shared)
+    apply = lambda x, shared: from_blocks(layer.apply({"params": params}, to_blocks(x, 2), shared))
+    own, common = jax.jacrev(apply, argnums=(0, 1))(x, shared)
     assert (own[:2, 3:] == 0).all()
     assert (own[2:, :3] == 0).all()
     assert (own[:2, :3] != 0).all()
@@ -83,7 +93,7 @@ def test_no_gradient_crosses_blocks():
 
 def test_initial_weights_keep_the_variance_of_their_fan_in():
     # Each output sums its block's 32 inputs and the 16 shared ones: variance 1 / 48, cut at 2 standard deviations.
-    params = BlockDense(512, 4).init(jax.random.key(0), jnp.zeros(128), jnp.zeros(16))["params"]
+    params = BlockDense(512).init(jax.random.key(0), jnp.zeros((4, 32)), jnp.zeros(16))["params"]
     for name in ("kernel", "shared"):
         assert params[name].std() == pytest.approx(48**-0.5, rel=0.03)
         assert params[name].mean() == pytest.approx(0, abs=0.02 * 48**-0.5 * 3)
@@ -109,7 +119,7 @@ def test_initial_weights_keep_the_variance_of_their_fan_in():
     ],
 )
 def test_gru_update_by_hand(reset, candidate, update, deter, expected):
-    new = gru_update(jnp.array([reset, candidate, update]), jnp.array([deter]))
+    new = gru_update(*(jnp.array([x]) for x in (reset, candidate, update, deter)))
     np.testing.assert_allclose(new, [expected], atol=1e-6)
 
 
@@ -128,7 +138,7 @@ def test_block_gru_recomputed(lead):
     inputs = [np.asarray(x, np.float64) for x in (deter, stoch, action)]
     joined = np.concatenate([standard(params[f"DenseNormAct_{i}"], x) for i, x in enumerate(inputs)], -1)
     hidden = blocks(params["BlockDense_0"], inputs[0]) + joined @ params["BlockDense_0"]["shared"]
-    hidden = silu(rms_norm(hidden, params["RMSNorm_0"]["scale"]))
+    hidden = silu(rms_norm(hidden, params["RMSNorm_0"]["scale"].reshape(-1)))
     sigmoid = lambda x: 1 / (1 + np.exp(-x))
     reset, candidate, update = (blocks(params[f"BlockDense_{i}"], hidden) for i in (1, 2, 3))
     update = sigmoid(update - 1)
