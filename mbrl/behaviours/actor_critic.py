@@ -217,11 +217,16 @@ class ActorCritic:
         return loss, metrics
 
     def critic_loss(
-        self, critic: Params, slow: Params, features: Float[Array, "T B F"], target: Float[Array, "T B"]
+        self, critic: Params, slow: Params, features: Float[Array, "S B F"], target: Float[Array, "T B"]
     ) -> Float[Array, "T B"]:
-        """Return the two-hot loss towards returns, plus the pull towards the slow critic (eq. 10)."""
-        value = self.value(critic, features)
-        slow_value = stop(self.value(slow, features).mean())
+        """Return the two-hot loss towards returns, plus the pull towards the slow critic (eq. 10).
+
+        There may be more steps of features than of targets: whoever has the critic read them all for another purpose
+        passes them all, and the compiler finds that it is one reading.
+        """
+        steps = target.shape[0]
+        value = TwoHot(self.value(critic, features).logits[:steps])
+        slow_value = stop(self.value(slow, features[:steps]).mean())
         return -value.log_prob(stop(target)) - self.config.slow_scale * value.log_prob(slow_value)
 
     def replay_returns(
@@ -267,7 +272,7 @@ class ActorCritic:
         returns = normalise.update(returns, stop(imagined.returns), self.config.percentiles)
         actor, metrics = self.actor_loss(params["actor"], imagined, returns)
         critic = imagined.weight * self.critic_loss(
-            params["critic"], slow, stop(imagined.features[:-1]), imagined.returns
+            params["critic"], slow, stop(imagined.features), imagined.returns
         )
         target, mask = self.replay_returns(timestep, imagined.returns[0].reshape((steps, batch)))
         features = self.model.features(posterior)[:-1]

@@ -128,8 +128,8 @@ class Naive:
         scale = p["RMSNorm_0"]["scale"].reshape(-1)
         x = jax.nn.silu(x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-4) * scale)
         x = x.reshape((*x.shape[:-1], blocks, -1))
-        gates = [self.blockwise(x, p[f"BlockDense_{i}"]["kernel"], p[f"BlockDense_{i}"]["bias"]) for i in (1, 2, 3)]
-        return gru_update(*gates, latent.deter)
+        gate = lambda i: self.blockwise(x, p[f"BlockDense_{i}"]["kernel"], p[f"BlockDense_{i}"]["bias"])
+        return gru_update(gate(1), gate(2), gate(3), latent.deter)
 
     @staticmethod
     def blockwise(x: Array, kernel: Array, bias: Array) -> Array:

@@ -52,6 +52,7 @@ def measure(names: Sequence[str], config: Config[Any], repeats: int, seconds: fl
         the machine's figures and ``rows``, one a piece: ``ms`` is the median, ``share_of_peak`` the matrix products'
         operations a second as a share of what one large product reaches here.
     """
+    timing.keep_freed_memory()
     setting = Setting(config)
     peak = timing.matrix_peak()
     rows = [_row(name, setting, peak, repeats, seconds, folder) for name in names]

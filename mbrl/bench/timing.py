@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 Run = Callable[[], Any]
+
+# Names of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 class Compiled(NamedTuple):
@@ -56,6 +60,20 @@ def _once(run: Run) -> float:
     begin = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - begin
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what is freed instead of handing it back; return whether that could be done.
+
+    A program's temporaries are allocated at every call. Within a training run, whose updates are one loop in one
+    program, that happens once for hundreds of updates; a single update that is called by itself would each time wait
+    for the kernel to map hundreds of MiB anew.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # another C library
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def matrix_peak(size: int = 2048, repeats: int = 10) -> float:

@@ -118,4 +118,5 @@ class BlockGRU(nn.Module):
         # The norm is that of the whole state, over blocks and their entries.
         norm = nn.RMSNorm(epsilon=NORM_EPSILON, reduction_axes=(0, -1), feature_axes=(0, -1))
         x = nn.silu(norm(x))
-        return from_blocks(gru_update(*(BlockDense(size)(x) for _ in range(3)), own))
+        reset, candidate, update = (BlockDense(size)(x) for _ in range(3))
+        return from_blocks(gru_update(reset, candidate, update, own))

@@ -1,0 +1,67 @@
+"""The bench command, on the smallest shapes there are."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mbrl.bench import timing
+from mbrl.cli.main import main
+
+SMALL = ["--size", "nano", "--batch_size", "2", "--batch_length", "4", "--horizon", "2", "--repeats", "2",
+         "--seconds", "0", "--env", "probe/action"]
+
+
+def bench(capsys, *words):
+    assert main(["bench", *words, *SMALL, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_train_step_is_timed_beside_the_plain_one(capsys):
+    row = bench(capsys, "train_step", "--obs", "vector")
+    assert {"ms", "naive_ms", "share_of_peak", "ratio", "gflop", "mib", "compile_s", "peak_gflop_per_s"} <= row.keys()
+    assert row["ms"] > 0
+    assert row["naive_ms"] > 0
+    assert 0 < row["share_of_peak"] < 1
+    assert row["calls"] == 3
+
+
+def test_a_piece_with_an_environment_and_its_profile(capsys, tmp_path):
+    row = bench(capsys, "collection", "--profile", str(tmp_path))
+    assert row["steps_per_s"] > 0
+    assert (tmp_path / "collection" / "costliest.md").read_text().count("\n") > 3
+    assert list(tmp_path.rglob("perfetto_trace.json.gz"))
+    assert row["profile"]["costliest"]
+
+
+def test_a_table_to_read(capsys):
+    assert main(["bench", "policy_step", *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert "policy_step" in said
+    assert "GFLOP/s" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train_stp"], "unknown piece 'train_stp'; did you mean 'train_step'?"),
+        (["--size", "2m"], "agent.size is '2m', but must be one of nano, 1m"),
+        (["--repeats", "0"], "--repeats must be at least 1, not 0"),
+        (["--obs", "image"], "--obs is 'image', but must be 'vector'"),
+        (["--env", "brax/hoper"], "did you mean 'brax/hopper'?"),
+        (["train_step", "now"], "no place for 'now'"),
+    ],
+)
+def test_bad_words_are_one_sentence(words, said, capsys):
+    assert main(["bench", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_functions_are_called_in_turn_and_the_first_round_is_not_counted():
+    called = []
+    times = timing.in_turn([lambda: called.append("a"), lambda: called.append("b")], repeats=5, seconds=60)
+    assert called == ["a", "b"] * 6
+    assert np.shape(times) == (2, 5)
+    assert len(timing.in_turn([lambda: None], repeats=5, seconds=0)[0]) == 3
