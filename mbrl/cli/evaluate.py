@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -45,11 +45,16 @@ def run(argv: Sequence[str]) -> int:
         return 0
     mean, deviation, length = (numbers[key] for key in ("return_mean", "return_std", "length_mean"))
     print(f"return {mean} ± {deviation} (mean ± deviation), length {length}, over {arguments.episodes} episodes")
+    if "seeds" in numbers:
+        print(f"of each seed: {', '.join(map(str, numbers['seeds']))}")
     return 0
 
 
-def _numbers(arguments: EvalArguments) -> dict[str, int | float | None]:
-    """Return what the JSON line says; null stands for a number that is not finite."""
+def _numbers(arguments: EvalArguments) -> dict[str, Any]:
+    """Return what the JSON line says; null stands for a number that is not finite.
+
+    Of a run of several seeds the numbers are over all their episodes, and `seeds` has each one's mean return.
+    """
     from mbrl.runner.checks import check_evaluation  # these bring jax and physics, which --help does without
     from mbrl.runner.restore import evaluate, load
 
@@ -62,6 +67,6 @@ def _numbers(arguments: EvalArguments) -> dict[str, int | float | None]:
         "return_std": float(returns.std()),
         "length_mean": float(lengths.mean()),
     }
-    return {"episodes": arguments.episodes} | {
-        name: round(value, 4) if math.isfinite(value) else None for name, value in means.items()
-    }
+    finite = lambda value: round(float(value), 4) if math.isfinite(value) else None
+    numbers = {"episodes": arguments.episodes} | {name: finite(value) for name, value in means.items()}
+    return numbers | ({"seeds": [finite(value) for value in returns.mean(-1)]} if returns.ndim > 1 else {})

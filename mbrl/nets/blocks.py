@@ -74,12 +74,11 @@ class BlockDense(nn.Module):
         # Fans are those of one block, its own and the shared input together.
         init = nn.initializers.truncated_normal(TRUNCATION_CORRECTION * (inputs + extra) ** -0.5)
         kernel = self.param("kernel", init, (blocks, inputs, outputs))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         out = jnp.einsum("g...i,gio->g...o", x, kernel)
-        if shared is None:
-            return out + bias.reshape((blocks, *(1 for _ in x.shape[1:-1]), outputs))
-        common = shared @ self.param("shared", init, (extra, self.features))
-        return out + to_blocks(common + bias.reshape((*(1 for _ in common.shape[:-1]), -1)), blocks)
+        if shared is not None:
+            out = out + to_blocks(shared @ self.param("shared", init, (extra, self.features)), blocks)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return out + bias.reshape((blocks, *(1 for _ in x.shape[1:-1]), outputs))
 
 
 def gru_update(

@@ -29,6 +29,7 @@ def check(config: Config[Any]) -> None:
         UserError: one is out of its range or does not fit another; the sentence says what would.
     """
     at_least_one = {
+        "seeds": config.seeds,
         "steps": config.steps,
         "epoch": config.epoch,
         "prefill": config.prefill,
@@ -47,6 +48,8 @@ def check(config: Config[Any]) -> None:
     if config.max_faults < 0:
         raise UserError(f"max_faults must be at least 0, not {config.max_faults}")
     _check_seed(config.seed)
+    if config.seed + config.seeds > 2**32:
+        raise UserError(f"seed {config.seed} leaves no room for {config.seeds} seeds below {2**32}; take a smaller one")
     if not 0 < config.train_ratio < math.inf:
         raise UserError(f"train_ratio must be positive and finite, not {config.train_ratio}")
     check_sizes(config.replay, config.num_envs)
@@ -93,7 +96,10 @@ def check_memory(config: Config[Any], template: TrainState) -> str:
     Raises:
         UserError: it does not; the sentence names a capacity that would.
     """
-    row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), template.replay.data)
+    # Of several seeds each has a ring, side by side in one array: a row is then a step of all of them.
+    seeds = config.seeds > 1
+    row_of = lambda x: (x.shape[0], *x.shape[2:]) if seeds else x.shape[1:]
+    row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(row_of(x), x.dtype), template.replay.data)
     return memory.check(config.replay, config.num_envs, row, memory.available_bytes())
 
 

@@ -49,6 +49,8 @@ class Config(Generic[AgentConfig]):
     """Saving."""
     seed: int = 0
     """Every random number of the run comes from it."""
+    seeds: int = 1
+    """Seeds trained side by side in one program: `seed`, `seed + 1`, and so on."""
     steps: int = 100_000
     """Env steps to train for; held actions count every physics step."""
     run_dir: str = ""

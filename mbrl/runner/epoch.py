@@ -12,11 +12,14 @@ from jaxtyping import Array, Float, Int
 
 from mbrl.agents import AGENTS
 from mbrl.agents.base import Agent, Mode
+from mbrl.core.errors import UserError
 from mbrl.core.types import Metrics, PRNGKey, Sequence, action_dim, example, restart, to_env_action
 from mbrl.envs import make_vector
 from mbrl.envs.base import VectorEnvironment
+from mbrl.envs.dm import HostVectorEnv
 from mbrl.replay.ring import Ring
 from mbrl.runner.config import Config
+from mbrl.runner.seeds import over_seeds
 from mbrl.runner.state import Collector, Faults, TrainState
 
 
@@ -50,14 +53,20 @@ def make_program(config: Config) -> Program:
         UserError: the environment or the agent cannot be made.
     """
     env = make_vector(config.env, config.num_envs)
+    if config.seeds > 1 and isinstance(env, HostVectorEnv):
+        raise UserError(
+            f"environment {config.env.name!r} runs in Python, call by call, so seeds must be 1, not {config.seeds}"
+        )
     agent = AGENTS[config.agent.name].make(config.agent, env.observation_spec, env.action_spec)
     ring = Ring(config.replay, config.num_envs)
     parts = (agent, env, ring)
+    init, learning = over_seeds(config, lambda key: init_state(*parts, key), lambda state: epoch(*parts, config, state))
+    _, collecting = over_seeds(config, init, lambda state: prefill(*parts, config, state))
     return Program(
         *parts,
-        init=jax.jit(lambda key: init_state(*parts, key)),
-        prefill=jax.jit(lambda state: prefill(*parts, config, state), donate_argnums=0),
-        epoch=jax.jit(lambda state: epoch(*parts, config, state), donate_argnums=0),
+        init=jax.jit(init),
+        prefill=jax.jit(collecting, donate_argnums=0),
+        epoch=jax.jit(learning, donate_argnums=0),
     )
 
 

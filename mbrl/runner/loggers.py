@@ -9,14 +9,15 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tensorboardX import SummaryWriter
 
 from mbrl.runner.files import write_atomic
 from mbrl.runner.rundir import RunDir
 
-Values: TypeAlias = dict[str, float | int | None]
+# By name; of a run of several seeds, `seeds` holds each one's numbers, again by name.
+Values: TypeAlias = dict[str, Any]
 
 
 class MetricsLog:
@@ -50,11 +51,11 @@ class MetricsLog:
             step: env steps.
             values: numbers by name.
         """
-        finite = {name: _finite(value) for name, value in values.items()}
+        finite: Values = {name: _finite(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in finite.items():
-            if value is not None:
+            if value is not None and name != "seeds":
                 self._events.add_scalar(name, value, step)
 
     def sync(self) -> None:
@@ -90,5 +91,10 @@ def _parse(line: str) -> Values | None:
     return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
 
 
-def _finite(value: float | int | None) -> float | int | None:
+def _finite(value: Any) -> Any:
+    """Return the value with None for every number in it that is not finite."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
     return value if value is not None and math.isfinite(value) else None

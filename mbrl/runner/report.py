@@ -25,6 +25,7 @@ from mbrl.runner.epoch import Program
 from mbrl.runner.files import write_atomic
 from mbrl.runner.loggers import Values, read_metrics
 from mbrl.runner.rundir import RunDir
+from mbrl.runner.seeds import evaluate_seeds, keys_of, pick
 from mbrl.runner.state import TrainState
 from mbrl.version import __version__
 from mbrl.viz import draw, dream, figures
@@ -42,8 +43,9 @@ class Found(NamedTuple):
     """What the report tells of; arrays are on the host."""
 
     rows: list[Values]
-    evaluation: Evaluation
-    summary: Summary  # of its returns
+    evaluation: Evaluation  # of all seeds, one after the other
+    summary: Summary  # of its returns; of several seeds, of their means
+    by_seed: np.ndarray  # [S] mean return of each seed
     sequence: Sequence  # [T, N] the policy as it samples
     diagnosis: Diagnosis  # [T, N]
     assessment: judge.Assessment
@@ -66,7 +68,7 @@ def make_report(run_dir: str | Path, config: Config[Any], program: Program, stat
     found = _find(run, config, program, state)
     base = _innermost(program.env)
     sections = [
-        _learning(found),
+        _learning(found, config),
         _evaluation(found, config, base),
         _ahead(found),
         _dream(found, base),
@@ -86,7 +88,10 @@ def _find(run: RunDir, config: Config[Any], program: Program, state: TrainState)
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(b"report"))
     evaluate_key, record_key, diagnose_key = jax.random.split(key, 3)
     agent, limit = program.agent, -(-config.env.time_limit // config.env.action_repeat)
-    evaluation = make_evaluate(agent, make_vector(config.env, EPISODES), EPISODES)(state.agent, evaluate_key)
+    evaluate = evaluate_seeds(config, make_evaluate(agent, make_vector(config.env, EPISODES), EPISODES))
+    evaluation = evaluate(state.agent, keys_of(config, lambda seed: jax.random.fold_in(evaluate_key, seed)))
+    # What one model dreams is told of the first seed.
+    state = pick(config, state)
     window = CONTEXT + HORIZON
     steps = -(-(min(limit, _LONGEST) + 1) // window) * window
     env = make_vector(config.env, _ENVS)
@@ -95,7 +100,10 @@ def _find(run: RunDir, config: Config[Any], program: Program, state: TrainState)
     diagnosis = judge.make_diagnose(agent, CONTEXT, HORIZON)(state.agent, diagnose_key, sequence)
     evaluation, sequence, diagnosis, q = jax.device_get((evaluation, sequence, diagnosis, q))
     assessment = judge.assess(sequence, diagnosis, agent.gamma, CONTEXT, HORIZON)
-    return Found(read_metrics(run), evaluation, summarise(evaluation.returns), sequence, diagnosis, assessment, q)
+    by_seed = np.atleast_2d(evaluation.returns).mean(-1)
+    evaluation = Evaluation(*(x.ravel() for x in evaluation))
+    summary = summarise(by_seed if config.seeds > 1 else evaluation.returns)
+    return Found(read_metrics(run), evaluation, summary, by_seed, sequence, diagnosis, assessment, q)
 
 
 def _innermost(env: VectorEnvironment) -> Any:
@@ -132,17 +140,33 @@ def _header(found: Found, config: Config[Any], state: TrainState) -> dict[str, s
     return {
         "Return": f"{found.summary.mean:.1f} ± {found.summary.std:.1f}",
         "95 % interval of the mean": f"{low:.1f} to {high:.1f}",
-        "Evaluated on": f"{found.summary.samples} fresh episodes",
+        "Evaluated on": f"{len(found.evaluation.returns)} fresh episodes",
         "Env steps": f"{int(state.step):,}",
         "Updates": f"{int(state.updates):,}",
-        "Skipped updates, broken physics steps": f"{int(state.faults.updates)}, {int(state.faults.physics)}",
+        "Skipped updates": str(int(state.faults.updates.sum())),
+        "Broken physics steps": str(int(state.faults.physics.sum())),
         "Time learning": f"{seconds / 60:.1f} min" if seconds else "unknown",
         "Environment": config.env.name,
         "Agent": config.agent.name,
-        "Seed": str(config.seed),
+        **_seeds(found, config),
         "Versions": f"mbrl {__version__}, jax {jax.__version__}, Python {platform.python_version()}",
         "Machine": f"{jax.device_count()} {device.device_kind} device, {os.cpu_count()} cores, {platform.system()}",
     }
+
+
+def _seeds(found: Found, config: Config[Any]) -> dict[str, str]:
+    if config.seeds == 1:
+        return {"Seed": str(config.seed)}
+    listed = ", ".join(f"{config.seed + i}: {value:.1f}" for i, value in enumerate(found.by_seed))
+    return {"Seeds": f"{config.seeds} in one program; the dream and the calibration are those of the first",
+            "Return by seed": listed}
+
+
+def _each(rows: list[Values], name: str, seeds: int) -> list[tuple[list[float], list[float]]]:
+    """Return env steps and values of a metric for each of several seeds."""
+    found = [(row["step"], row["seeds"][name]) for row in rows if name in row.get("seeds", {})]
+    each = ([(step, values[i]) for step, values in found if values[i] is not None] for i in range(seeds))
+    return [([float(step) for step, _ in pairs], [float(value) for _, value in pairs]) for pairs in each]
 
 
 def _series(rows: list[Values], name: str) -> tuple[list[float], list[float]]:
@@ -151,7 +175,7 @@ def _series(rows: list[Values], name: str) -> tuple[list[float], list[float]]:
     return [float(step) for step, _ in pairs], [float(value) for _, value in pairs]
 
 
-def _learning(found: Found) -> Section:
+def _learning(found: Found, config: Config[Any]) -> Section:
     rows = found.rows
     learned = [row for row in rows if row.get("run/updates_per_step")]
     pictures = [
@@ -160,7 +184,8 @@ def _learning(found: Found) -> Section:
             figures.learning_curve(
                 _series(rows, "episode/return"),
                 _series(rows, "eval/return_mean"),
-                _series(rows, "eval/return_std")[1],
+                _series(rows, "eval/return_std")[1] if config.seeds == 1 else None,
+                _each(rows, "eval/return_mean", config.seeds),
             ),
             "Return of an episode over the course of the run.",
         )

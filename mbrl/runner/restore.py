@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import Evaluation, make_evaluate
-from mbrl.runner import rundir
+from mbrl.runner import rundir, seeds
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.checks import check_evaluation, check_same
 from mbrl.runner.config import Config
@@ -40,7 +40,7 @@ def load(run_dir: str | Path, config: Config[Any], *, best: bool = False) -> Loa
     saved = saves.find(best=best)
     check_same(saved.config, config)
     program = make_program(config)
-    return Loaded(config, program, saves.load(saved, template(program)))
+    return Loaded(config, program, saves.load(saved, template(program, config)))
 
 
 def evaluate(run: Loaded | Result, episodes: int = 20, seed: int = 0) -> Evaluation:
@@ -51,9 +51,14 @@ def evaluate(run: Loaded | Result, episodes: int = 20, seed: int = 0) -> Evaluat
         episodes: E, how many; all run side by side.
         seed: of first states and of the agent's own sampling; none of them is met in training, whatever its seed.
 
+    Returns:
+        numbers ``[E]``; of a run of several seeds ``[S, E]``, on the same first states for each.
+
     Raises:
         UserError: no episodes, or a seed out of its range.
     """
     check_evaluation(episodes, seed)
     env = make_vector(run.config.env, episodes)
-    return make_evaluate(run.program.agent, env, episodes)(run.state.agent, named_key(seed, "fresh episodes"))
+    evaluate_one = make_evaluate(run.program.agent, env, episodes)
+    key = seeds.keys_of(run.config, lambda _: named_key(seed, "fresh episodes"))
+    return seeds.evaluate_seeds(run.config, evaluate_one)(run.state.agent, key)

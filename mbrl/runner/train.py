@@ -20,7 +20,7 @@ from mbrl.core.errors import UserError
 from mbrl.core.types import Metrics, PRNGKey
 from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import Evaluate, make_evaluate
-from mbrl.runner import leaves, rundir, stop
+from mbrl.runner import leaves, rundir, seeds, stop
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.checks import check, check_memory, check_same
 from mbrl.runner.config import Config, to_yaml
@@ -80,8 +80,8 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
     check(config)
     program = make_program(config)
     episodes = config.evaluation.episodes
-    evaluate = make_evaluate(program.agent, make_vector(config.env, episodes), episodes)
-    line = check_memory(config, template(program))
+    evaluate = seeds.evaluate_seeds(config, make_evaluate(program.agent, make_vector(config.env, episodes), episodes))
+    line = check_memory(config, template(program, config))
     opened = rundir.create(config) if resume is None else rundir.reopen(Path(resume))
     with opened as folder, reporter or Silent() as told:
         told.note(line)
@@ -104,9 +104,9 @@ def run(
     return Result(folder.path, config, program, state, values)
 
 
-def template(program: Program) -> TrainState:
+def template(program: Program, config: Config[Any]) -> TrainState:
     """Return the state's structure, shapes and dtypes as ``jax.ShapeDtypeStruct``."""
-    return jax.eval_shape(program.init, jax.random.key(0))
+    return jax.eval_shape(program.init, seeds.run_key(config))
 
 
 def evaluation_key(seed: int, step: int) -> PRNGKey:
@@ -121,7 +121,7 @@ def named_key(seed: int, name: str) -> PRNGKey:
 
 def _fresh(program: Program, config: Config[Any]) -> tuple[TrainState, None]:
     """Return the first state; no evaluation has been yet."""
-    return program.init(jax.random.key(config.seed)), None
+    return program.init(seeds.run_key(config)), None
 
 
 def _restored(
@@ -132,7 +132,7 @@ def _restored(
     check_same(saved.config, config)
     if saved.step >= config.steps:
         raise UserError(f"{folder.path} is finished: {saved.step} of {config.steps} env steps; raise --steps to go on")
-    state = saves.load(saved, template(program))
+    state = saves.load(saved, template(program, config))
     saves.set_aside_after(saved.step)
     write_atomic(folder.config, to_yaml(config))
     return state, saved.metric
@@ -157,13 +157,14 @@ def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[Trai
     epoch = _compiled(m, "prefill" if prefilling else "epoch", state)
     m.reporter.phase(work)
     state, metrics = epoch(state)
-    values: Values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    found = jax.device_get(metrics)
     step = int(state.step)
     if step >= config.steps or _due(config.evaluation.every, before, step):
         m.reporter.phase("evaluating")
         evaluated = _evaluated(m, state, step)
-        values, metric = values | evaluated, evaluated["eval/return_mean"]
+        found, metric = found | evaluated, float(np.mean(evaluated["eval/return_mean"]))
         m.reporter.phase(work)
+    values: Values = seeds.summarise(found)
     values |= _timed(m, step, learning=work == "learning")
     m.log.write(step, values)
     m.reporter.metrics(step, config.steps, values)
@@ -188,14 +189,15 @@ def _due(every: int, before: int, after: int) -> bool:
     return after // every > before // every
 
 
-def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, float]:
-    """Evaluate the policy's mode with seeds of its own."""
-    returns, lengths, terminated = jax.device_get(m.evaluate(state.agent, evaluation_key(m.config.seed, step)))
+def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, Any]:
+    """Evaluate the policy's mode with seeds of its own; numbers, of several training seeds one each."""
+    key = seeds.keys_of(m.config, lambda seed: evaluation_key(seed, step))
+    returns, lengths, terminated = jax.device_get(m.evaluate(state.agent, key))
     return {
-        "eval/return_mean": float(returns.mean()),
-        "eval/return_std": float(returns.std()),
-        "eval/length_mean": float(lengths.mean()),
-        "eval/terminated": float(terminated.mean()),
+        "eval/return_mean": returns.mean(-1),
+        "eval/return_std": returns.std(-1),
+        "eval/length_mean": lengths.mean(-1),
+        "eval/terminated": terminated.mean(-1),
     }
 
 
@@ -229,7 +231,7 @@ def _survive(m: _Machine, state: TrainState, metric: float | None) -> None:
     Raises:
         RunFailed: past ``max_faults``, after state and batch were saved.
     """
-    updates, physics = (int(x) for x in jax.device_get((state.faults.updates, state.faults.physics)))
+    updates, physics = (int(x.sum()) for x in jax.device_get((state.faults.updates, state.faults.physics)))
     if updates + physics <= m.config.max_faults:
         return
     _save(m, state, metric)

@@ -49,6 +49,7 @@ def learning_curve(
     train: tuple[ArrayLike, ArrayLike],
     evaluation: tuple[ArrayLike, ArrayLike],
     spread: ArrayLike | None = None,
+    each: Sequence[tuple[ArrayLike, ArrayLike]] = (),
 ) -> PNG:
     """Draw returns over env steps.
 
@@ -56,13 +57,17 @@ def learning_curve(
         train: env steps and mean return of the episodes that ended while collecting.
         evaluation: env steps and mean return of the evaluations.
         spread: standard deviation of each evaluation's returns, drawn as a band.
+        each: the evaluations of every seed, where there are several.
     """
     figure, ((ax,),) = panels(1, 1, (7.2, 3.4))
+    for number, curve in enumerate(each):
+        ax.plot(*curve, color=BLUE, linewidth=0.8, alpha=0.45, label="evaluation of a seed" if number == 0 else None)
     marks: dict[str, Any] = {"marker": "o", "markersize": 3.5}
     if np.size(train[0]):
         ax.plot(*train, color=GREY, linewidth=1.2, label="while collecting", **(marks if np.size(train[0]) < 2 else {}))
     if np.size(evaluation[0]):
-        ax.plot(*evaluation, color=BLUE, linewidth=1.8, label="evaluation (mean ± std)", **marks)
+        label = "evaluation (mean)" if spread is None else "evaluation (mean ± std)"
+        ax.plot(*evaluation, color=BLUE, linewidth=1.8, label=label, **marks)
     if spread is not None and np.size(spread):
         steps, mean, std = np.asarray(evaluation[0]), np.asarray(evaluation[1], float), np.asarray(spread, float)
         ax.fill_between(steps, mean - std, mean + std, color=BLUE, alpha=0.15, linewidth=0)

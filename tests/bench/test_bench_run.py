@@ -61,7 +61,7 @@ def test_bad_words_are_one_sentence(words, said, capsys):
 
 def test_functions_are_called_in_turn_and_the_first_round_is_not_counted():
     called = []
-    times = timing.in_turn([lambda: called.append("a"), lambda: called.append("b")], repeats=5, seconds=60)
+    times = timing.in_turn([lambda: called.append("a"), lambda: called.append("b")], repeats=5, seconds=60.0)
     assert called == ["a", "b"] * 6
     assert np.shape(times) == (2, 5)
-    assert len(timing.in_turn([lambda: None], repeats=5, seconds=0)[0]) == 3
+    assert len(timing.in_turn([lambda: None], repeats=5, seconds=0.0)[0]) == 3

@@ -24,12 +24,6 @@ CONFIG = DreamerConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def _plain_code_may_broadcast():
-    with jax.numpy_rank_promotion("allow"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def both():
     """The agent, its plain counterpart, a state in which no head is silent, and experience."""

@@ -66,7 +66,7 @@ def lines(run_dir):
 
 def test_resume_is_bit_identical(parts, tmp_path, monkeypatch):
     check(CONFIG)
-    assert "256 steps" in check_memory(CONFIG, template(parts[0]))
+    assert "256 steps" in check_memory(CONFIG, template(parts[0], CONFIG))
 
     def go(folder, reporter, resume):
         with folder as held:
