@@ -30,7 +30,7 @@ class DreamerConfig:
     name: str = "dreamer"
     """The agent, for short `--agent`; see `mbrl list agents`."""
     size: Size = "1m"
-    """Preset of all widths that are not set themselves."""
+    """Preset of all widths that are not set themselves; for short `--size`."""
     worldmodel: RSSMConfig = RSSMConfig()
     """The world model."""
     behaviour: ActorCriticConfig = ActorCriticConfig()

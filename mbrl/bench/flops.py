@@ -17,8 +17,8 @@ from jax.extend import core
 def count(function: Callable[..., Any], *args: Any) -> int:
     """Return the multiplications and additions of all matrix products that ``function(*args)`` does.
 
-    A branch counts as its dearest alternative. A ``while`` loop whose length is not known counts once; a
-    ``fori_loop`` of fixed length is a scan to JAX once it is differentiated, and a loop of unknown length otherwise.
+    A branch counts as its dearest alternative. A ``fori_loop`` whose bounds are known when it is traced is a scan; any
+    other is a ``while`` loop, whose length nobody knows, and counts once.
     """
     return _walk(jax.make_jaxpr(function)(*args).jaxpr)
 

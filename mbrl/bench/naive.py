@@ -81,10 +81,11 @@ class Naive:
         """Take sizes and networks from ``dreamer``."""
         self.dreamer, self.model, self.behaviour = dreamer, dreamer.model, dreamer.behaviour
         config: OptimConfig = dreamer.config.optim
+        warm_up = lambda done: config.learning_rate * jnp.minimum(1.0, (done + 1) / max(1, config.warmup))
         self.optimiser = optax.chain(
             clip_by_agc(config.agc, config.agc_eps),
             scale_by_laprop(config.beta1, config.beta2, config.eps),
-            optax.scale_by_learning_rate(config.learning_rate),
+            optax.scale_by_learning_rate(warm_up),
         )
 
     def init(self, key: PRNGKey) -> DreamerState:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
+from mbrl.agents import AGENTS
 from mbrl.agents.dreamer import Dreamer, DreamerConfig
 from mbrl.bench.flops import count
 from mbrl.bench.naive import Naive
-from mbrl.core.types import FIRST, MID, Sequence, TimeStep
+from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
 from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import make_evaluate
 from mbrl.runner.config import Config
@@ -55,13 +56,16 @@ def experience(dreamer: Dreamer, steps: int, batch: int) -> Sequence:
     """Return noise in the form of experience, ``[T + 1, B]``, with borders of episodes in it."""
     rng, lead = np.random.default_rng(0), (steps + 1, batch)
     time = np.arange(steps + 1)[:, None] + 5 * np.arange(batch)[None]
-    step_type = jnp.asarray(np.where(time % _EPISODE == 0, FIRST, MID), jnp.int32)
+    last = time % _EPISODE == _EPISODE - 1
+    step_type = jnp.asarray(np.select([time % _EPISODE == 0, last], [FIRST, LAST], MID), jnp.int32)
+    # Every other environment's episodes end by termination, the others are cut off.
+    discount = jnp.asarray(1.0 - last * (np.arange(batch) % 2 == 0), jnp.float32)
     observation = jnp.asarray(rng.normal(size=(*lead, OBSERVATION)), jnp.float32)
     reward = jnp.asarray(rng.normal(size=lead), jnp.float32)
     action = jnp.asarray(rng.uniform(-1, 1, size=(*lead, ACTIONS)), jnp.float32)
     context = jax.tree.map(lambda x: jnp.zeros((*lead, *x.shape[1:]), x.dtype), dreamer.model.pack(
         dreamer.model.initial(1)))
-    return Sequence(TimeStep(step_type, reward, jnp.ones(lead), observation), action, context)
+    return Sequence(TimeStep(step_type, reward, discount, observation), action, context)
 
 
 def _dreamer(config: DreamerConfig) -> Dreamer:
@@ -109,7 +113,9 @@ def model_step(setting: Setting) -> Piece:
     sequence = experience(dreamer, replay.batch_length, replay.batch_size)
     gradient = jax.grad(lambda params, key, sequence: dreamer.model.loss(params, key, sequence)[0])
     args = (params, jax.random.key(1), sequence)
-    return Piece(gradient, args, replay.batch_length * replay.batch_size, count(gradient, *args))
+    plain = _plain(dreamer).model
+    flops = count(jax.grad(lambda params, key, sequence: plain.loss(params, key, sequence)[0]), *args)
+    return Piece(gradient, args, replay.batch_length * replay.batch_size, flops)
 
 
 def imagination(setting: Setting) -> Piece:
@@ -154,7 +160,10 @@ def epoch(setting: Setting) -> Piece:
     vector_steps = state.step // (config.num_envs * config.env.action_repeat)
     after = vector_steps + config.epoch // config.num_envs
     updates = int(updates_due(config, after) - updates_due(config, vector_steps))
-    update = count(program.agent.update, state.agent, state.key, sequence)
+    model = dataclasses.replace(config.agent.worldmodel, remat=False)
+    plain = dataclasses.replace(config.agent, worldmodel=model)
+    agent = AGENTS[plain.name].make(plain, program.env.observation_spec, program.env.action_spec)
+    update = count(agent.update, state.agent, state.key, sequence)
     flops = count(program.prefill, state) + updates * update
     return Piece(program.epoch, (state,), config.epoch, flops, (0,), lambda _, out: (out[0],))
 

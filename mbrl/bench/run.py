@@ -16,6 +16,7 @@ from rich.table import Table
 from mbrl.bench import profile, timing
 from mbrl.bench.pieces import PIECES, Piece, Setting, naive_step
 from mbrl.envs import make_vector
+from mbrl.runner.checks import check
 from mbrl.runner.config import Config
 from mbrl.version import __version__
 
@@ -53,6 +54,7 @@ def measure(names: Sequence[str], config: Config[Any], repeats: int, seconds: fl
         the machine's figures and ``rows``, one a piece: ``ms`` is the median, ``share_of_peak`` the matrix products'
         operations a second as a share of what one large product reaches here.
     """
+    check(config)
     make_vector(config.env, 1)  # an environment that is not there is told before anything is timed
     timing.keep_freed_memory()
     setting = Setting(config)

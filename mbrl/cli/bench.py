@@ -19,7 +19,8 @@ class BenchArguments:
     """Time the pieces of a training run, each beside what it could be at best."""
 
     piece: Annotated[str, tyro.conf.arg(metavar="PIECE")] = "all"
-    """Which: `train_step`, `model_step`, `imagination`, `policy_step`, `collection`, `epoch`, `evaluation`, or all."""
+    """Which: `train_step` (REINFORCE), `train_step_dynamics`, `model_step`, `imagination`, `policy_step`,
+    `policy_step_16`, `collection`, `epoch`, `evaluation`, or all."""
     size: str = "1m"
     """The agent's size."""
     obs: Literal["vector"] = "vector"

@@ -24,6 +24,8 @@ Leaves: TypeAlias = dict[str, Any]
 Words: TypeAlias = dict[str, list[str]]
 Parsed = TypeVar("Parsed")
 
+# What is set so often that it need not say where it lies.
+SHORT = {"size": "agent.size"}
 HELP = frozenset({"-h", "--help"})
 _BOOLS = {"true": "True", "false": "False"}
 _SPELLED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -49,6 +51,8 @@ def leaves(cls: Any, prefix: str = "") -> Leaves:
 def canonical(key: str, known: Leaves, label: str) -> str:
     """Return the field that ``key`` stands for; a group's key stands for its `name` (`env` for `env.name`).
 
+    A few fields have a short name of their own (``SHORT``).
+
     Args:
         key: dotted, with hyphens or underscores.
         known: the fields that exist.
@@ -58,7 +62,7 @@ def canonical(key: str, known: Leaves, label: str) -> str:
         UserError: no such field; the sentence has the nearest one.
     """
     key_ = key.replace("-", "_")
-    for candidate in (key_, f"{key_}.name"):
+    for candidate in (key_, f"{key_}.name", SHORT.get(key_, key_)):
         if candidate in known:
             return candidate
     if is_group(key_, known):

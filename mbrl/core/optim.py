@@ -40,7 +40,7 @@ class OptimConfig:
 
 
 class LaPropState(NamedTuple):
-    """What LaProp remembers; the trees have the parameters' shapes."""
+    """What LaProp remembers; the trees have the shapes of what it is given."""
 
     steps: Int[Array, ""]
     squares: PyTree  # n
@@ -117,7 +117,7 @@ def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
         return config.learning_rate * jnp.minimum(1.0, (updates_done + 1) / max(1, config.warmup))
 
     # What is done element by element is done on one vector of all parameters: a hundred small tensors would be some
-    # six hundred small kernels, which take a third of a small model's compile time.
+    # three hundred small kernels more to compile.
     flat = optax.flatten(
         optax.chain(
             normaliser(config.beta1, config.beta2, config.eps), optax.scale_by_learning_rate(learning_rate)

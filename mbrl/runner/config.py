@@ -64,7 +64,7 @@ class Config(Generic[AgentConfig]):
     epoch: int = 1_000
     """Agent steps per epoch: one jitted call, after which metrics are written."""
     max_faults: int = 100
-    """Skipped updates and broken physics steps (NaN, Inf) that a run survives before it stops itself."""
+    """Skipped updates and broken physics steps (NaN, Inf), of all seeds, that a run survives before it stops itself."""
 
     @property
     def prefill_epochs(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -53,7 +53,7 @@ class Terminal:
         if name != self._now[0].phase:
             self._now[0] = self._now[0]._replace(phase=name, since=time.monotonic())
 
-    def metrics(self, step: int, total: int, values: Mapping[str, float | int | None]) -> None:
+    def metrics(self, step: int, total: int, values: Mapping[str, Any]) -> None:
         """Show an epoch's figures; one that this epoch does not have, such as an evaluation, stays as it was."""
         figures = dict(self._now[0].figures) | dict(summary(values))
         self._now[0] = self._now[0]._replace(step=step, total=total, figures=tuple(figures.items()))

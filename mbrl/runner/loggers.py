@@ -44,7 +44,7 @@ class MetricsLog:
         self._file.close()
         self._events.close()
 
-    def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; what is not finite becomes null.
 
         Args:

@@ -185,7 +185,7 @@ def _learning(found: Found, config: Config[Any]) -> Section:
                 _series(rows, "episode/return"),
                 _series(rows, "eval/return_mean"),
                 _series(rows, "eval/return_std")[1] if config.seeds == 1 else None,
-                _each(rows, "eval/return_mean", config.seeds),
+                _each(rows, "eval/return_mean", config.seeds) if config.seeds > 1 else (),
             ),
             "Return of an episode over the course of the run.",
         )

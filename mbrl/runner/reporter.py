@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 HEARTBEAT_SECONDS = 10.0
 
@@ -25,7 +25,7 @@ class Reporter(Protocol):
         """Something else begins: compiling, collecting, learning, evaluating, saving, stopping, reporting."""
         ...
 
-    def metrics(self, step: int, total: int, values: Mapping[str, float | int | None]) -> None:
+    def metrics(self, step: int, total: int, values: Mapping[str, Any]) -> None:
         """An epoch has ended after ``step`` of ``total`` env steps."""
         ...
 
@@ -46,7 +46,7 @@ class Silent:
     def phase(self, name: str) -> None:
         """Say nothing."""
 
-    def metrics(self, step: int, total: int, values: Mapping[str, float | int | None]) -> None:
+    def metrics(self, step: int, total: int, values: Mapping[str, Any]) -> None:
         """Say nothing."""
 
     def note(self, line: str) -> None:
@@ -80,7 +80,7 @@ class Plain:
             if name in {"compiling", "reporting", "stopping"}:
                 self._write(f"{name} ...")
 
-    def metrics(self, step: int, total: int, values: Mapping[str, float | int | None]) -> None:
+    def metrics(self, step: int, total: int, values: Mapping[str, Any]) -> None:
         """Write the epoch's line."""
         line = "  ".join(f"{label} {text}" for label, text in summary(values))
         with self._lock:
@@ -121,7 +121,7 @@ _SHOWN = (
 )
 
 
-def summary(values: Mapping[str, float | int | None]) -> list[tuple[str, str]]:
+def summary(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the figures worth a glance as (label, text): time left, speed, returns, and every loss once it exists."""
     names = sorted(values) if values.get("run/updates") else []
     losses = [_Shown(name, name, "{:.3g}") for name in names if name.startswith("loss/")]

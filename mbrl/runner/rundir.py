@@ -75,6 +75,7 @@ def create(config: Config[Any]) -> Iterator[RunDir]:
     """
     path = Path(config.run_dir) if config.run_dir else default_path(config, datetime.now())
     _refuse_content(path)
+    made = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,14 +83,25 @@ def create(config: Config[Any]) -> Iterator[RunDir]:
     with _hold(path):
         _refuse_content(path)  # another process may have been quicker
         run = RunDir(path)
-        write_atomic(run.config, to_yaml(config))
         try:
+            write_atomic(run.config, to_yaml(config))
             yield run
         except BaseException:
             # What stands here is this process's own; with neither a save nor a line of metrics it is worth nothing.
             if not run.checkpoints.is_dir() and not (run.metrics.is_file() and run.metrics.stat().st_size):
-                shutil.rmtree(path)
+                _clear(path, whole=made)
             raise
+
+
+def _clear(path: Path, *, whole: bool) -> None:
+    """Remove what a run has left in its folder, and the folder too where it was made for the run."""
+    for entry in path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+    if whole:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 from mbrl.bench import timing
 from mbrl.cli.main import main
 
-SMALL = ["--size", "nano", "--batch_size", "2", "--batch_length", "4", "--horizon", "2", "--repeats", "2",
+SMALL = ["--size", "nano", "--batch_size", "2", "--batch_length", "4", "--horizon", "2", "--repeats", "9",
          "--seconds", "0", "--env", "probe/action"]
 
 
@@ -50,6 +50,8 @@ def test_a_table_to_read(capsys):
         (["--obs", "image"], "--obs is 'image', but must be 'vector'"),
         (["--env", "brax/hoper"], "did you mean 'brax/hopper'?"),
         (["train_step", "now"], "no place for 'now'"),
+        (["train_step", "--batch_size", "0"], "replay.batch_size"),
+        (["epoch", "--train_ratio", "nan"], "train_ratio must be positive and finite, not nan"),
     ],
 )
 def test_bad_words_are_one_sentence(words, said, capsys):

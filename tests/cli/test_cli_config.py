@@ -64,6 +64,12 @@ def test_whole_numbers_may_be_written_as_powers_of_ten(write):
     assert load(None, ["--steps", "25E3", "--seed=1_000"]).steps == 25_000
 
 
+def test_the_size_has_a_short_name(write):
+    assert load(None, ["--size", "12m"]) == load(write("size: 12m")) == load(None, {"agent.size": "12m"})
+    with pytest.raises(UserError, match=r"agent\.size is given twice"):
+        load(write("size: 12m\nagent: {size: 1m}"))
+
+
 def test_an_unknown_agent_is_sought_where_it_was_written(write):
     path = write("agent: dreamr")
     with pytest.raises(UserError, match=f"^{path}: unknown agent 'dreamr'"):

@@ -48,8 +48,8 @@ def rows(run_dir):
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_each_seed_is_the_run_it_would_be_alone(finished, number):
+def test_a_seed_is_the_run_it_would_be_alone(finished):
+    number = 1
     config = dataclasses.replace(CONFIG, seed=CONFIG.seed + number, seeds=1)
     program = make_program(config)
     state, _ = program.prefill(program.init(run_key(config)))

@@ -66,6 +66,16 @@ def test_a_run_that_fails_before_it_has_anything_leaves_no_folder(tmp_path, left
     assert path.exists() == (left in {"a line", "a save"})
 
 
+def test_an_empty_folder_of_ones_own_is_empty_again_after_a_failure(tmp_path):
+    def fail(run):
+        run.tensorboard.mkdir()
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="memory"), rundir.create(toy_config(run_dir=str(tmp_path))) as run:
+        fail(run)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_file_in_the_way(tmp_path):
     (tmp_path / "run").write_text("")
     refuse(tmp_path / "run", "is a file")
