@@ -29,7 +29,9 @@ def parameters(model):
     """Return parameters none of which has its special initial value (heads of zeros, norm scales of one)."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return jax.tree.map(lambda x: normal(rng, *x.shape) / max(1, x.shape[0]) ** 0.5, shapes)
+    # A norm's scale may be laid out in blocks; it is one vector all the same.
+    size = lambda path, x: x.size if path[-1].key == "scale" else x.shape[0]
+    return jax.tree.map_with_path(lambda path, x: normal(rng, *x.shape) / max(1, size(path, x)) ** 0.5, shapes)
 
 
 def latents(model, *lead):
