@@ -7,6 +7,7 @@ share of the episode that has passed; an episode ends by termination after ``len
 
 from __future__ import annotations
 
+import abc
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ class ProbeState(NamedTuple):
     key: PRNGKey
 
 
-class Probe:
+class Probe(abc.ABC):
     """What the probes share; each says what is seen and what an action brings.
 
     Attributes:
@@ -79,9 +80,9 @@ class Probe:
         """Return what is seen, without the time: the context."""
         return state.context[None]
 
+    @abc.abstractmethod
     def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
         """Return the reward, what is owed from now on, and whether the episode goes on."""
-        raise NotImplementedError  # abstract: every probe says what its actions bring
 
     def best(self, state: ProbeState) -> Array:
         """Return the best action."""

@@ -181,7 +181,7 @@ def test_diagnosis_goes_window_by_window_and_compiles_once():
         noise = jnp.broadcast_to(jax.random.uniform(key), total.shape)
         return Diagnosis({}, total, noise, total, total, {}, total, total)
 
-    agent = Agent(None, None, None, None, diagnose, 0.9)  # type: ignore[arg-type]  # it only diagnoses
+    agent = Agent(None, None, None, None, diagnose, 0.9)
     ones = jnp.ones((6, 2))
     sequence = Sequence(TimeStep(ones.astype(int), ones, ones, ones[..., None]), ones[..., None], {"deter": ones})
     run = judge.make_diagnose(agent, 1, 2)

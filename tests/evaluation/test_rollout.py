@@ -53,7 +53,7 @@ def counting_agent(traces=None):
         return ActOutput(action, carry + 1, carry)
 
     nothing = SimpleNamespace()
-    return Agent(nothing, lambda n: jnp.zeros(n, jnp.int32), act, nothing, nothing, 0.9)  # type: ignore[arg-type]  # it only acts
+    return Agent(nothing, lambda n: jnp.zeros(n, jnp.int32), act, nothing, nothing, 0.9)
 
 
 def test_each_environment_counts_its_first_episode_once():

@@ -6,35 +6,18 @@ import os
 import signal
 
 import pytest
+from tiny_run import CONFIG
 from toy_run import StopAt
 
-from mbrl.agents.dreamer import DreamerConfig
-from mbrl.behaviours.actor_critic import ActorCriticConfig
 from mbrl.envs import make_vector
-from mbrl.envs.config import EnvConfig
 from mbrl.evaluation.rollout import make_evaluate
-from mbrl.replay.config import ReplayConfig
 from mbrl.runner import restore, rundir
 from mbrl.runner.checks import check, check_memory
-from mbrl.runner.config import CheckpointConfig, Config, EvalConfig
 from mbrl.runner.epoch import make_program
 from mbrl.runner.leaves import to_host
 from mbrl.runner.reporter import Silent
 from mbrl.runner.stop import Interrupted
 from mbrl.runner.train import run, template
-
-CONFIG = Config(
-    agent=DreamerConfig(size="nano", behaviour=ActorCriticConfig(horizon=2)),
-    env=EnvConfig(name="probe/cue"),
-    replay=ReplayConfig(capacity=256, batch_size=2, batch_length=4),
-    evaluation=EvalConfig(every=32, episodes=2),
-    checkpoint=CheckpointConfig(every=32),
-    steps=96,
-    epoch=16,
-    num_envs=4,
-    prefill=16,
-    train_ratio=4.0,
-)
 
 
 class CompiledOnce:

@@ -6,15 +6,13 @@ import json
 import jax
 import numpy as np
 import pytest
+import tiny_run
 
 from mbrl.agents.dreamer import DreamerConfig
 from mbrl.behaviours.actor_critic import ActorCriticConfig
 from mbrl.core.errors import UserError
-from mbrl.envs.config import EnvConfig
-from mbrl.replay.config import ReplayConfig
 from mbrl.runner import restore
 from mbrl.runner.checks import check
-from mbrl.runner.config import CheckpointConfig, Config, EvalConfig
 from mbrl.runner.epoch import make_program
 from mbrl.runner.report import make_report
 from mbrl.runner.seeds import AXES, pick, run_key, summarise
@@ -22,20 +20,8 @@ from mbrl.runner.train import train
 from mbrl.worldmodels.rssm import RSSMConfig
 
 MODEL = RSSMConfig(deter=16, hidden=8, units=8, stoch=2, classes=3, blocks=2, bins=11)
-CONFIG = Config(
-    agent=DreamerConfig(worldmodel=MODEL, behaviour=ActorCriticConfig(units=8, horizon=2, bins=11)),
-    env=EnvConfig(name="probe/cue"),
-    replay=ReplayConfig(capacity=256, batch_size=2, batch_length=4),
-    evaluation=EvalConfig(every=32, episodes=2),
-    checkpoint=CheckpointConfig(every=32),
-    seed=5,
-    seeds=2,
-    steps=64,
-    epoch=16,
-    num_envs=4,
-    prefill=16,
-    train_ratio=4.0,
-)
+AGENT = DreamerConfig(worldmodel=MODEL, behaviour=ActorCriticConfig(units=8, horizon=2, bins=11))
+CONFIG = dataclasses.replace(tiny_run.CONFIG, agent=AGENT, seed=5, seeds=2, steps=64)
 
 
 @pytest.fixture(scope="module")
