@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Arrays turned into figures, films and pages."""

@@ -17,9 +17,13 @@ from mbrl.worldmodels.rssm import RSSMConfig
 
 STEPS, BATCH, HORIZON = 40, 2, 3  # long enough for the border of an episode
 KEY = jax.random.key(3)
+# Compiling takes longer than running once.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# As few as show that layers follow each other: each is compiled many times over.
+LAYERS, ACTING = {"encoder_layers": 2, "decoder_layers": 1}, {"actor_layers": 1, "critic_layers": 2}
 CONFIG = DreamerConfig(
-    worldmodel=RSSMConfig(deter=16, hidden=8, units=8, stoch=3, classes=4, blocks=2, bins=11, free_nats=0.3),
-    behaviour=ActorCriticConfig(units=8, horizon=HORIZON, bins=11, gradient="reinforce", entropy=0.1),
+    worldmodel=RSSMConfig(deter=16, hidden=8, units=8, stoch=3, classes=4, blocks=2, bins=11, free_nats=0.3, **LAYERS),
+    behaviour=ActorCriticConfig(units=8, horizon=HORIZON, bins=11, gradient="reinforce", entropy=0.1, **ACTING),
     optim=OptimConfig(learning_rate=1e-3, warmup=0),
 )
 
@@ -54,8 +58,8 @@ def test_loss_and_gradient_are_the_same(both):
     dreamer, naive, state, sequence = both
     fast = lambda params: dreamer._loss(params, state, KEY, sequence)[0]
     plain = lambda params: naive.loss(params, state, same_chance(dreamer, KEY), sequence)[0]
-    loss, grads = jax.jit(jax.value_and_grad(fast))(state.params)
-    expected, expected_grads = jax.jit(jax.value_and_grad(plain))(state.params)
+    loss, grads = jax.jit(jax.value_and_grad(fast), compiler_options=QUICK)(state.params)
+    expected, expected_grads = jax.jit(jax.value_and_grad(plain), compiler_options=QUICK)(state.params)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for path, grad in jax.tree.leaves_with_path(grads):
         other = dict(jax.tree.leaves_with_path(expected_grads))[path]
@@ -101,6 +105,6 @@ def test_recomputing_changes_no_number(both):
         behaviour = dataclasses.replace(CONFIG.behaviour, gradient="dynamics")
         other = _dreamer(dataclasses.replace(CONFIG, worldmodel=worldmodel, behaviour=behaviour))
         grad = jax.grad(lambda params, other=other: other._loss(params, state, KEY, sequence)[0])
-        found.append(jax.jit(grad)(state.params))
+        found.append(jax.jit(grad, compiler_options=QUICK)(state.params))
     for one, two in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-6 + 1e-5 * np.abs(two).max())

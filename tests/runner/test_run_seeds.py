@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import tiny_run
 
-from mbrl.agents.dreamer import DreamerConfig
-from mbrl.behaviours.actor_critic import ActorCriticConfig
 from mbrl.core.errors import UserError
 from mbrl.runner import restore
 from mbrl.runner.checks import check
@@ -17,11 +15,8 @@ from mbrl.runner.epoch import make_program
 from mbrl.runner.report import make_report
 from mbrl.runner.seeds import AXES, pick, run_key, summarise
 from mbrl.runner.train import train
-from mbrl.worldmodels.rssm import RSSMConfig
 
-MODEL = RSSMConfig(deter=16, hidden=8, units=8, stoch=2, classes=3, blocks=2, bins=11)
-AGENT = DreamerConfig(worldmodel=MODEL, behaviour=ActorCriticConfig(units=8, horizon=2, bins=11))
-CONFIG = dataclasses.replace(tiny_run.CONFIG, agent=AGENT, seed=5, seeds=2, steps=64)
+CONFIG = dataclasses.replace(tiny_run.CONFIG, seed=5, seeds=2, steps=64)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ from mbrl.behaviours.actor_critic import ActorCriticConfig
 from mbrl.envs.config import EnvConfig
 from mbrl.replay.config import ReplayConfig
 from mbrl.runner.config import CheckpointConfig, Config, EvalConfig
+from mbrl.worldmodels.rssm import RSSMConfig
 
+MODEL = RSSMConfig(deter=16, hidden=8, units=8, stoch=2, classes=3, blocks=2, bins=11)
 CONFIG = Config(
-    agent=DreamerConfig(size="nano", behaviour=ActorCriticConfig(horizon=2)),
+    agent=DreamerConfig(worldmodel=MODEL, behaviour=ActorCriticConfig(units=8, horizon=2, bins=11)),
     env=EnvConfig(name="probe/cue"),
     replay=ReplayConfig(capacity=256, batch_size=2, batch_length=4),
     evaluation=EvalConfig(every=32, episodes=2),
