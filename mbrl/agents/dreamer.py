@@ -14,10 +14,11 @@ from jaxtyping import Array, Float, PyTree
 from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
 from mbrl.agents.diagnosis import diagnose
 from mbrl.behaviours.actor_critic import ActorCritic, ActorCriticConfig
-from mbrl.core import normalise
+from mbrl.core import normalise, parallel
 from mbrl.core.errors import UserError, unknown
 from mbrl.core.optim import OptimConfig, make_optimiser
 from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
+from mbrl.nets.precision import Precision
 from mbrl.worldmodels.base import Latent
 from mbrl.worldmodels.rssm import RSSM, RSSMConfig
 from mbrl.worldmodels.sizes import SIZES, Size
@@ -31,6 +32,8 @@ class DreamerConfig:
     """The agent, for short `--agent`; see `mbrl list agents`."""
     size: Size = "1m"
     """Preset of all widths that are not set themselves; for short `--size`."""
+    precision: Precision = "f32"
+    """Floating-point numbers the networks compute in; for short `--precision`. Parameters and losses are f32."""
     worldmodel: RSSMConfig = RSSMConfig()
     """The world model."""
     behaviour: ActorCriticConfig = ActorCriticConfig()
@@ -78,8 +81,8 @@ class Dreamer:
     def __init__(self, config: DreamerConfig, observation_spec: Spec, action_spec: specs.Array) -> None:
         """Build model, behaviour and optimiser for one task's specs; raises UserError for impossible configs."""
         self.config = resolve(config)
-        self.model = RSSM(self.config.worldmodel, observation_spec, action_spec)
-        self.behaviour = ActorCritic(self.config.behaviour, self.model, action_spec)
+        self.model = RSSM(self.config.worldmodel, observation_spec, action_spec, config.precision)
+        self.behaviour = ActorCritic(self.config.behaviour, self.model, action_spec, config.precision)
         self.optimiser = make_optimiser(self.config.optim)
 
     def init(self, key: PRNGKey) -> DreamerState:
@@ -101,10 +104,14 @@ class Dreamer:
         return ActOutput(action, Memory(latent, action), self.model.pack(latent))
 
     def update(self, state: DreamerState, key: PRNGKey, sequence: Sequence) -> UpdateOutput:
-        """Learn from ``sequence [T + 1, B]``: one gradient step of model, actor and critic together."""
+        """Learn from ``sequence [T + 1, B]``: one gradient step of model, actor and critic together.
+
+        Mapped over devices, B are the device's own rows; all come to the same state.
+        """
         if not self.config.replay_context:
             sequence = sequence._replace(context=jax.tree.map(jnp.zeros_like, sequence.context))
         grads, (latent, returns, metrics) = jax.grad(self._loss, has_aux=True)(state.params, state, key, sequence)
+        grads, metrics = parallel.mean((grads, metrics))
         updates, optimiser = self.optimiser.update(grads, state.optimiser, state.params)
         norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
         finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(optax.tree.norm(norms))

@@ -26,13 +26,14 @@ from dm_env import specs
 from jaxtyping import Array, Float
 
 from mbrl.behaviours.policy import ActionDistribution, PolicyHead
-from mbrl.core import normalise
+from mbrl.core import normalise, parallel
 from mbrl.core.distributions import TwoHot
 from mbrl.core.errors import UserError, unknown
 from mbrl.core.normalise import PercentileConfig, PercentileState
 from mbrl.core.returns import lambda_return
 from mbrl.core.types import Metrics, Params, PRNGKey, Scalar, TimeStep
 from mbrl.nets.heads import Head
+from mbrl.nets.precision import Precision, dtype_of, run
 from mbrl.worldmodels.base import Dream, Latent, WorldModel, weigh
 
 Gradient: TypeAlias = Literal["auto", "dynamics", "reinforce", "mix"]
@@ -124,23 +125,27 @@ def check(config: ActorCriticConfig) -> None:
 class ActorCritic:
     """The behaviour; holds network definitions, never parameters. Knows the model only by its door."""
 
-    def __init__(self, config: ActorCriticConfig, model: WorldModel, action_spec: specs.Array) -> None:
+    def __init__(
+        self, config: ActorCriticConfig, model: WorldModel, action_spec: specs.Array, precision: Precision = "f32"
+    ) -> None:
         """Describe actor and critic.
 
         Args:
             config: with every size filled in.
             model: the world model it will dream in.
             action_spec: of one environment.
+            precision: in which actor and critic compute.
 
         Raises:
-            UserError: for values outside their range.
+            UserError: for values outside their range, or a precision that the device lacks.
         """
         check(config)
         units = config.units or 0
         self.config, self.model = config, model
         self.policy = PolicyHead(
-            action_spec, config.actor_layers, units, (config.min_std, config.max_std), config.unimix
+            action_spec, config.actor_layers, units, (config.min_std, config.max_std), config.unimix, precision
         )
+        self.dtype = dtype_of(precision)
         self.critic = Head(config.critic_layers, units, config.bins, outscale=0.0)
         automatic = "reinforce" if self.policy.discrete else "dynamics"
         self.gradient = automatic if config.gradient == "auto" else config.gradient
@@ -170,7 +175,7 @@ class ActorCritic:
 
     def value(self, critic: Params, features: Float[Array, "*N F"]) -> TwoHot:
         """Return the critic's distribution over returns."""
-        return TwoHot(jnp.asarray(self.critic.apply({"params": critic}, features)))
+        return TwoHot(run(self.critic, critic, features, dtype=self.dtype))
 
     def imagine(self, model: Params, params: dict[str, Params], key: PRNGKey, start: Latent) -> Imagined:
         """Dream from ``start [B]``; gradients reach the actor only, through its actions and the dynamics."""
@@ -267,14 +272,15 @@ class ActorCritic:
             timestep: what they were filtered from, ``[T, B]``.
         """
         steps, batch = timestep.reward.shape
-        start = jax.tree.map(lambda x: x.reshape((steps * batch, *x.shape[2:])), posterior)
+        # A sequence's states lie together, so that devices that share the sequences share the dreams alike.
+        start = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape((steps * batch, *x.shape[2:])), posterior)
         imagined = self.imagine(model, params, key, start)
         returns = normalise.update(returns, stop(imagined.returns), self.config.percentiles)
         actor, metrics = self.actor_loss(params["actor"], imagined, returns)
         critic = imagined.weight * self.critic_loss(
             params["critic"], slow, stop(imagined.features), imagined.returns
         )
-        target, mask = self.replay_returns(timestep, imagined.returns[0].reshape((steps, batch)))
+        target, mask = self.replay_returns(timestep, imagined.returns[0].reshape((batch, steps)).T)
         features = self.model.features(posterior)[:-1]
         replay = mask * self.critic_loss(params["critic"], slow, features, target)
         # From a single step there is no return along the replay, and the mean of nothing would not be a number.
@@ -285,6 +291,12 @@ class ActorCritic:
         metrics |= {
             "critic/value": imagined.value.mean(),
             "critic/imagined_return": imagined.returns.mean(),
-            "critic/replay_return": (target * mask).sum() / jnp.maximum(mask.sum(), 1),
+            "critic/replay_return": _masked_mean(target, mask),
         }
         return weigh(losses, weights), (returns, metrics)
+
+
+def _masked_mean(values: Float[Array, "T B"], mask: Float[Array, "T B"]) -> Scalar:
+    """Return the mean of the values that count, over all devices' rows."""
+    values, mask = parallel.gather((values, mask), axis=1)
+    return (values * mask).sum() / jnp.maximum(mask.sum(), 1)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from mbrl.core.distributions import OneHot, Squashed, mix_uniform
 from mbrl.core.types import Params, PRNGKey, action_dim
 from mbrl.nets.heads import Head
+from mbrl.nets.precision import Precision, dtype_of, run
 
 ActionDistribution: TypeAlias = Squashed | OneHot
 
@@ -20,7 +21,13 @@ class PolicyHead:
     """Features to a distribution over action vectors ``[A]``; discrete actions are one-hot."""
 
     def __init__(
-        self, action_spec: specs.Array, layers: int, units: int, std_range: tuple[float, float], unimix: float
+        self,
+        action_spec: specs.Array,
+        layers: int,
+        units: int,
+        std_range: tuple[float, float],
+        unimix: float,
+        precision: Precision = "f32",
     ) -> None:
         """Describe the head.
 
@@ -30,10 +37,11 @@ class PolicyHead:
             units: their width.
             std_range: smallest and largest standard deviation of a continuous policy.
             unimix: share of uniform mixed into a discrete policy.
+            precision: in which the network computes.
         """
         self.discrete = isinstance(action_spec, specs.DiscreteArray)
         self.size = action_dim(action_spec)
-        self.std_range, self.unimix = std_range, unimix
+        self.std_range, self.unimix, self.dtype = std_range, unimix, dtype_of(precision)
         # A small initial output starts continuous policies near mean 0, discrete ones near uniform.
         self.net = Head(layers, units, self.size if self.discrete else 2 * self.size, outscale=0.01)
 
@@ -46,7 +54,7 @@ class PolicyHead:
 
         Continuous: Normal(tanh(m), lo + (hi - lo) sigmoid(s + 2)), as DreamerV3's public code has it.
         """
-        raw = jnp.asarray(self.net.apply({"params": params}, features))
+        raw = jnp.asarray(run(self.net, params, features, dtype=self.dtype))
         if self.discrete:
             return OneHot(mix_uniform(raw, self.unimix))
         mean, std = jnp.split(raw, 2, -1)

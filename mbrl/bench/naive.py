@@ -207,7 +207,7 @@ class Naive:
         """Return the losses of actor (REINFORCE) and critic, and the return statistics (eq. 7-12)."""
         config, model = self.behaviour.config, stop(params["model"])
         steps, batch = sequence.action.shape[0] - 1, sequence.action.shape[1]
-        start = jax.tree.map(lambda x: stop(x).reshape((steps * batch, *x.shape[2:])), latent)
+        start = jax.tree.map(lambda x: stop(x).swapaxes(0, 1).reshape((steps * batch, *x.shape[2:])), latent)
         dream, action = self.imagine(params, chance, start)
         features = self.model.features(dream)
         head = lambda name: jnp.asarray(self.model.nets[name].apply({"params": model[name]}, features))
@@ -231,7 +231,7 @@ class Naive:
         timestep = jax.tree.map(lambda x: x[1:], sequence.timestep)
         after = jax.tree.map(lambda x: x[1:], timestep)
         lam = config.lam * (1.0 - after.last())
-        target = self.returns(after.reward, config.gamma * after.discount, returns[0].reshape((steps, batch)), lam)
+        target = self.returns(after.reward, config.gamma * after.discount, returns[0].reshape((batch, steps)).T, lam)
         replayed = critic(self.model.features(latent)[:-1], target) * (1.0 - timestep.last()[:-1])
         imagined = weight * critic(features[:-1], returns)
         return actor.mean() + imagined.mean() + config.replay_scale * replayed.mean(), statistics

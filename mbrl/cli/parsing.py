@@ -25,7 +25,7 @@ Words: TypeAlias = dict[str, list[str]]
 Parsed = TypeVar("Parsed")
 
 # What is set so often that it need not say where it lies.
-SHORT = {"size": "agent.size"}
+SHORT = {"size": "agent.size", "precision": "agent.precision"}
 HELP = frozenset({"-h", "--help"})
 _BOOLS = {"true": "True", "false": "False"}
 _SPELLED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}

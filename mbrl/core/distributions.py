@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mbrl.core import parallel
 from mbrl.core.types import PRNGKey
 
 Normal = distrax.Normal
@@ -160,7 +161,7 @@ class Squashed(NamedTuple):
 
     def sample(self, key: PRNGKey) -> Float[Array, "*N A"]:
         """A reparameterised sample: gradients reach ``loc`` and ``scale``."""
-        return self.loc + self.scale * jax.random.normal(key, self.loc.shape)
+        return self.loc + self.scale * parallel.draw(jax.random.normal, key, self.loc.shape, axis=0)
 
     def log_prob(self, action: Float[Array, "*N A"]) -> Float[Array, "*N"]:
         """Log-density, summed over A."""
@@ -182,7 +183,8 @@ class OneHot(NamedTuple):
 
     def sample(self, key: PRNGKey) -> Float[Array, "*N A"]:
         """A one-hot sample with the gradient of the probabilities."""
-        return straight_through(self.log_probs, jax.random.uniform(key, self.log_probs.shape[:-1]))
+        uniform = parallel.draw(jax.random.uniform, key, self.log_probs.shape[:-1], axis=0)
+        return straight_through(self.log_probs, uniform)
 
     def log_prob(self, action: Float[Array, "*N A"]) -> Float[Array, "*N"]:
         """Log-probability of a one-hot action."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mbrl.core import parallel
 from mbrl.core.errors import UserError
 from mbrl.core.types import Scalar
 
@@ -60,7 +61,8 @@ def update(state: PercentileState, returns: Float[Array, "*B"], config: Percenti
     (Hafner et al. 2023, "Mastering Diverse Domains through World Models", eq. 7.)
     """
     points = jnp.array([config.low, config.high])
-    low, high = jnp.percentile(jax.lax.stop_gradient(returns), points)
+    returns = parallel.gather(jax.lax.stop_gradient(returns).ravel(), axis=0)
+    low, high = jnp.percentile(returns, points)
     new = PercentileState(low, high, jnp.ones_like(low))
     return jax.tree.map(lambda old, x: (1 - config.rate) * old + config.rate * x, state, new)
 

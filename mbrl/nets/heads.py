@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -37,12 +39,13 @@ class VectorEncoder(nn.Module):
     keys: tuple[str, ...]
     layers: int
     units: int
+    dtype: Any = jnp.float32  # of the layers; what is squashed is float32, for it may be large
 
     @nn.compact
     def __call__(self, observation: dict[str, Array], lead: tuple[int, ...]) -> Float[Array, "*N U"]:
         """Map a dict of ``[*lead, *shape]`` to tokens ``[*lead, units]``."""
         parts = [observation[key].reshape((*lead, -1)).astype(jnp.float32) for key in self.keys]
-        return MLP(self.layers, self.units)(symlog(jnp.concatenate(parts, -1)))
+        return MLP(self.layers, self.units)(symlog(jnp.concatenate(parts, -1)).astype(self.dtype))
 
 
 class VectorDecoder(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -62,6 +63,11 @@ class Ring:
         return self.config.batch_length + 1
 
     @property
+    def groups(self) -> int:
+        """How many equal parts environments and batch can be split into side by side."""
+        return math.gcd(self.num_envs, self.config.batch_size)
+
+    @property
     def recent(self) -> int:
         """The sequences of a batch that end at the newest step; each comes from another environment."""
         return min(round(self.config.recent_fraction * self.config.batch_size), self.num_envs)
@@ -88,25 +94,44 @@ class Ring:
         return state.filled >= self.window
 
     def sample(self, state: RingState, key: PRNGKey) -> tuple[Sequence, Address]:
-        """Draw a batch of sequences, ``[T+1, B, ...]``, and say where they lie.
+        """Draw a batch of sequences, ``[T+1, B, ...]``, and say where they lie: ``read`` at what ``draw`` returns."""
+        address = self.draw(state, key)
+        return self.read(state, address), address
+
+    def draw(self, state: RingState, key: PRNGKey) -> Address:
+        """Draw where the sequences of a batch lie.
 
         Each is a run of successive steps of one environment, oldest first; it may cross the border of an episode,
-        which FIRST marks. The first ``recent`` end at the newest step, each in another environment; of the others,
-        environment and start are uniform over all there are, and with replacement. While no whole sequence is held
-        (``can_sample``), all that is returned is zeros, and its address means nothing.
+        which FIRST marks. Environments and sequences stand in as many groups as both divide into, in their order, and
+        a sequence comes from an environment of its own group: so every environment has its fair share of a batch, and
+        a device that holds some of the groups needs no other's experience. Within the group, environment and start
+        are uniform, and with replacement. ``recent`` of the sequences end at the newest step, each in another
+        environment, as many in each group as in any other, or one more.
         """
-        start_key, env_key, recent_key = jax.random.split(key, 3)
-        uniform = (self.config.batch_size - self.recent,)
+        start_key, env_key, group_key, recent_key = jax.random.split(key, 4)
+        groups = self.groups
+        envs, sequences = self.num_envs // groups, self.config.batch_size // groups
         newest = state.filled - self.window  # the last start there is, counted from the oldest row
-        starts = jax.random.randint(start_key, uniform, 0, newest + 1)
-        envs = jax.random.randint(env_key, uniform, 0, self.num_envs)
-        recent_envs = jax.random.permutation(recent_key, self.num_envs)[: self.recent]
-        offset = jnp.concatenate([jnp.full((self.recent,), newest), starts])
+        start = jax.random.randint(start_key, (groups, sequences), 0, newest + 1)
+        env = jax.random.randint(env_key, (groups, sequences), 0, envs)
+        turn = jax.random.permutation(group_key, groups)
+        recent = (self.recent + turn) // groups  # of each group: the numbers add up to ``recent``
+        place = jnp.arange(sequences)
+        is_recent = place[None] < recent[:, None]
+        shuffled = jax.vmap(lambda key: jax.random.permutation(key, envs))(jax.random.split(recent_key, groups))
+        env = jnp.where(is_recent, shuffled[:, place % envs], env) + envs * jnp.arange(groups)[:, None]
+        start = jnp.where(is_recent, newest, start)
         oldest = state.cursor - state.filled
-        address = Address((oldest + offset) % self.rows, jnp.concatenate([recent_envs, envs]))
+        return Address(((oldest + start) % self.rows).ravel(), env.ravel())
+
+    def read(self, state: RingState, address: Address) -> Sequence:
+        """Return the sequences ``[T+1, B, ...]`` at an address; zeros while no whole one is held (``can_sample``).
+
+        A device may read its own groups in its own part of the ring, as ``update_context`` may write there.
+        """
         # The branch also keeps the compiler from fusing this read with an ``add`` before it, which would make it copy
         # the ring in order to write the contexts back.
-        return jax.lax.cond(self.can_sample(state), self._gather, self._zeros, state.data, address), address
+        return jax.lax.cond(self.can_sample(state), self._gather, self._zeros, state.data, address)
 
     def update_context(self, state: RingState, address: Address, context: PyTree) -> RingState:
         """Write the contexts ``[T+1, B, ...]`` of a batch back to the steps they belong to.
@@ -122,23 +147,27 @@ class Ring:
         rows = self._rows(address)
         position = (rows[:, :, None] - address.start[None, None, :]) % self.rows  # of each step in each sequence
         same_env = address.env[:, None] == address.env[None, :]
-        order = jnp.arange(self.config.batch_size)
+        order = jnp.arange(address.env.size)
         later = order[:, None] < order[None, :]
         overwritten = jnp.any((position < self.window) & (same_env & later)[None], axis=-1)
         rows = jnp.where(overwritten, self.rows, rows)  # out of bounds: dropped
         stored = jax.tree.map(
-            lambda ring, x: ring.at[rows, address.env[None]].set(x, mode="drop", unique_indices=True),
+            lambda ring, x: ring.at[rows, self._own(ring, address)].set(x, mode="drop", unique_indices=True),
             state.data.context,
             context,
         )
         return state._replace(data=state.data._replace(context=stored))
+
+    def _own(self, ring: Array, address: Address) -> Int[Array, "1 B"]:
+        """Return the environments as they are counted in this ring, which may be one device's part of the whole."""
+        return address.env[None] % ring.shape[1]
 
     def _rows(self, address: Address) -> Int[Array, "T B"]:
         return (address.start[None, :] + jnp.arange(self.window)[:, None]) % self.rows
 
     def _gather(self, data: Sequence, address: Address) -> Sequence:
         rows = self._rows(address)
-        return jax.tree.map(lambda ring: ring.at[rows, address.env[None]].get(mode="clip"), data)
+        return jax.tree.map(lambda ring: ring.at[rows, self._own(ring, address)].get(mode="clip"), data)
 
     def _zeros(self, data: Sequence, address: Address) -> Sequence:
         shape = self.window, address.env.size

@@ -16,7 +16,7 @@ from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.state import TrainState
 
 # What may change when a run goes on: it decides how long, how often and how much, but no number of the training.
-MAY_CHANGE = ("steps", "max_faults", "run_dir", "evaluation.", "checkpoint.")
+MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "evaluation.", "checkpoint.")
 
 # Env steps are counted in int32.
 MAX_STEPS = 2_000_000_000
@@ -118,7 +118,7 @@ def check_same(saved: str, config: Config[Any]) -> None:
         if was.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
             raise UserError(
                 f"the checkpoint was saved with {key} = {was.get(key)}, not {now.get(key)}; a run goes on with its own "
-                f"config, of which only steps, max_faults, evaluation and checkpoint may change"
+                f"config, of which only steps, max_faults, devices, evaluation and checkpoint may change"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import yaml
 
@@ -51,6 +51,8 @@ class Config(Generic[AgentConfig]):
     """Every random number of the run comes from it."""
     seeds: int = 1
     """Seeds trained side by side in one program: `seed`, `seed + 1`, and so on."""
+    devices: int | Literal["all"] = 1
+    """Devices the run is split over, or `all` there are: seeds if there are several, else environments and batches."""
     steps: int = 100_000
     """Env steps to train for; held actions count every physics step."""
     run_dir: str = ""

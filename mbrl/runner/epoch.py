@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,13 @@ from mbrl.core.types import Metrics, PRNGKey, Sequence, action_dim, example, res
 from mbrl.envs import make_vector
 from mbrl.envs.base import VectorEnvironment
 from mbrl.envs.dm import HostVectorEnv
-from mbrl.replay.ring import Ring
+from mbrl.replay.ring import Address, Ring, RingState
+from mbrl.runner import devices
 from mbrl.runner.config import Config
-from mbrl.runner.seeds import over_seeds
+from mbrl.runner.seeds import over_seeds, run_key
 from mbrl.runner.state import Collector, Faults, TrainState
+
+Refresh: TypeAlias = Callable[[Any, PRNGKey, RingState, Address], tuple[Any, Metrics, RingState, Sequence]]
 
 
 class Program(NamedTuple):
@@ -35,6 +39,7 @@ class Program(NamedTuple):
     init: Callable[[PRNGKey], TrainState]
     prefill: Callable[[TrainState], tuple[TrainState, Metrics]]  # an epoch of random actions, no learning
     epoch: Callable[[TrainState], tuple[TrainState, Metrics]]
+    place: Callable[[TrainState], TrainState]  # onto the devices that the run uses
 
 
 class Episodes(NamedTuple):
@@ -53,21 +58,39 @@ def make_program(config: Config) -> Program:
         UserError: the environment or the agent cannot be made.
     """
     env = make_vector(config.env, config.num_envs)
-    if config.seeds > 1 and isinstance(env, HostVectorEnv):
-        raise UserError(
-            f"environment {config.env.name!r} runs in Python, call by call, so seeds must be 1, not {config.seeds}"
-        )
+    mesh = devices.mesh(config)
+    if isinstance(env, HostVectorEnv):
+        _check_host(config, mesh)
     agent = AGENTS[config.agent.name].make(config.agent, env.observation_spec, env.action_spec)
     ring = Ring(config.replay, config.num_envs)
     parts = (agent, env, ring)
-    init, learning = over_seeds(config, lambda key: init_state(*parts, key), lambda state: epoch(*parts, config, state))
+    refresh = devices.over_rows(mesh, partial(refresh_rows, agent, ring))
+    init, learning = over_seeds(
+        config, lambda key: init_state(*parts, key), lambda state: epoch(*parts, config, refresh, state)
+    )
     _, collecting = over_seeds(config, init, lambda state: prefill(*parts, config, state))
+    # None leaves the placing to jax: all on one device.
+    places = None if mesh is None else devices.shardings(mesh, config, jax.eval_shape(init, run_key(config)))
+    jit = lambda function: jax.jit(
+        devices.over_seeds(mesh, function), donate_argnums=0, in_shardings=(places,), out_shardings=(places, None)
+    )
     return Program(
         *parts,
-        init=jax.jit(init),
-        prefill=jax.jit(collecting, donate_argnums=0),
-        epoch=jax.jit(learning, donate_argnums=0),
+        init=jax.jit(init, out_shardings=places),
+        prefill=jit(collecting),
+        epoch=jit(learning),
+        place=lambda state: state if places is None else jax.device_put(state, places),
     )
+
+
+def _check_host(config: Config, mesh: Any) -> None:
+    """Refuse what a Python environment cannot do."""
+    for name, asked in {"seeds": config.seeds > 1, "devices": mesh is not None}.items():
+        if asked:
+            raise UserError(
+                f"environment {config.env.name!r} runs in Python, call by call, so {name} must be 1, not "
+                f"{getattr(config, name)}"
+            )
 
 
 def init_state(agent: Agent, env: VectorEnvironment, ring: Ring, key: PRNGKey) -> TrainState:
@@ -123,24 +146,36 @@ def collect(
     return state._replace(env=collector, replay=ring.add(state.replay, step)), collector
 
 
+def refresh_rows(
+    agent: Agent, ring: Ring, agent_state: Any, key: PRNGKey, replay: RingState, address: Address
+) -> tuple[Any, Metrics, RingState, Sequence]:
+    """Update the agent once on the sequences at an address, and their contexts with it.
+
+    Mapped over devices, each has its own part of the replay and of the batch.
+    """
+    sequence = ring.read(replay, address)
+    output = agent.update(agent_state, key, sequence)
+    return output.state, output.metrics, ring.update_context(replay, address, output.context), sequence
+
+
 def learn(
-    agent: Agent, ring: Ring, state: TrainState, key: PRNGKey, sums: Metrics
+    ring: Ring, refresh: Refresh, state: TrainState, key: PRNGKey, sums: Metrics
 ) -> tuple[TrainState, Metrics]:
     """Draw one batch and update the agent once; add the update's metrics to ``sums``."""
     sample_key, update_key = jax.random.split(key)
-    sequence, address = ring.sample(state.replay, sample_key)
-    output = agent.update(state.agent, update_key, sequence)
-    skipped = output.metrics["update/skipped"] > 0
+    address = ring.draw(state.replay, sample_key)
+    agent_state, metrics, replay, sequence = refresh(state.agent, update_key, state.replay, address)
+    skipped = metrics["update/skipped"] > 0
     faults = state.faults._replace(
         updates=state.faults.updates + skipped,
         batch=jax.tree.map(lambda new, old: jnp.where(skipped, new, old), sequence, state.faults.batch),
     )
     # A skipped update's metrics are what was not finite: they would spoil the epoch's means.
-    healthy = {name: jnp.where(skipped, 0.0, value) for name, value in output.metrics.items()}
+    healthy = {name: jnp.where(skipped, 0.0, value) for name, value in metrics.items()}
     sums = jax.tree.map(jnp.add, sums, healthy | {"update/skipped": skipped.astype(jnp.float32)})
     state = state._replace(
-        agent=output.state,
-        replay=ring.update_context(state.replay, address, output.context),
+        agent=agent_state,
+        replay=replay,
         updates=state.updates + 1,
         faults=faults,
     )
@@ -165,9 +200,14 @@ def prefill(
 
 
 def epoch(
-    agent: Agent, env: VectorEnvironment, ring: Ring, config: Config, state: TrainState
+    agent: Agent, env: VectorEnvironment, ring: Ring, config: Config, refresh: Refresh, state: TrainState
 ) -> tuple[TrainState, Metrics]:
     """Collect ``config.epoch`` agent steps in N environments, learning between them as the train ratio says.
+
+    Args:
+        agent, env, ring, config: the program's parts.
+        refresh: ``refresh_rows`` of them, perhaps on several devices.
+        state: to go on from.
 
     Returns:
         the new state and scalars: means over the epoch's updates (NaN where there was none), over the episodes that
@@ -182,7 +222,7 @@ def epoch(
         state, collector = collect(agent, env, ring, state, act_key, "train")
         state = state._replace(step=state.step + per_step, key=key)
         due = updates_due(config, vector_steps + 1) - updates_due(config, vector_steps)
-        one = lambda i, carry: learn(agent, ring, carry[0], jax.random.fold_in(learn_key, i), carry[1])
+        one = lambda i, carry: learn(ring, refresh, carry[0], jax.random.fold_in(learn_key, i), carry[1])
         state, sums = jax.lax.fori_loop(0, due, one, (state, sums))
         return (state, sums, tally(episodes, collector)), None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,8 @@ def load(run_dir: str | Path, config: Config[Any], *, best: bool = False) -> Loa
     saves = Checkpoints(run.checkpoints)
     saved = saves.find(best=best)
     check_same(saved.config, config)
-    program = make_program(config)
+    # Whatever it was trained on, it is looked at on one device.
+    program = make_program(dataclasses.replace(config, devices=1))
     return Loaded(config, program, saves.load(saved, template(program, config)))
 
 

@@ -68,8 +68,8 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
 
     Args:
         config: the experiment.
-        resume: the folder of a stopped run to go on with; its config may differ in steps, max_faults, evaluation and
-            checkpoint only. None starts a new run in ``config.run_dir``.
+        resume: the folder of a stopped run to go on with; its config may differ in steps, max_faults, devices,
+            evaluation and checkpoint only. None starts a new run in ``config.run_dir``.
         reporter: hears of the progress; None is silence.
 
     Raises:
@@ -132,7 +132,7 @@ def _restored(
     check_same(saved.config, config)
     if saved.step >= config.steps:
         raise UserError(f"{folder.path} is finished: {saved.step} of {config.steps} env steps; raise --steps to go on")
-    state = saves.load(saved, template(program, config))
+    state = program.place(saves.load(saved, template(program, config)))
     saves.set_aside_after(saved.step)
     write_atomic(folder.config, to_yaml(config))
     return state, saved.metric
@@ -192,7 +192,9 @@ def _due(every: int, before: int, after: int) -> bool:
 def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, Any]:
     """Evaluate the policy's mode with seeds of its own; numbers, of several training seeds one each."""
     key = seeds.keys_of(m.config, lambda seed: evaluation_key(seed, step))
-    returns, lengths, terminated = jax.device_get(m.evaluate(state.agent, key))
+    # Of one seed every device has the agent, and one is enough to play.
+    agent = state.agent if m.config.seeds > 1 else jax.device_put(state.agent, jax.devices()[0])
+    returns, lengths, terminated = jax.device_get(m.evaluate(agent, key))
     return {
         "eval/return_mean": returns.mean(-1),
         "eval/return_std": returns.std(-1),

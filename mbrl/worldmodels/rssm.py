@@ -32,6 +32,7 @@ from mbrl.core.types import (
 )
 from mbrl.nets.blocks import BlockGRU
 from mbrl.nets.heads import Head, VectorDecoder, VectorEncoder, vector_shapes
+from mbrl.nets.precision import Precision, cast, dtype_of, run
 from mbrl.worldmodels.base import Dream, ModelOutput, Policy, Posterior, Prediction, weigh
 from mbrl.worldmodels.stochastic import Categorical, Gaussian, Stochastic
 
@@ -144,16 +145,19 @@ def make_stochastic(config: RSSMConfig) -> Stochastic:
 class RSSM:
     """A ``WorldModel``; holds the network definitions, never parameters."""
 
-    def __init__(self, config: RSSMConfig, observation_spec: Spec, action_spec: specs.Array) -> None:
+    def __init__(
+        self, config: RSSMConfig, observation_spec: Spec, action_spec: specs.Array, precision: Precision = "f32"
+    ) -> None:
         """Build the networks.
 
         Args:
             config: with every size filled in.
             observation_spec: of one environment; vectors only.
             action_spec: of one environment.
+            precision: in which the networks compute.
 
         Raises:
-            UserError: for sizes that do not divide, or image observations.
+            UserError: for sizes that do not divide, image observations, or a precision that the device lacks.
         """
         check(config)
         deter, units = config.deter or 0, config.units or 0
@@ -162,8 +166,9 @@ class RSSM:
         self.actions = action_dim(action_spec)
         self.stochastic = make_stochastic(config)
         self.deter = deter
+        self.dtype = dtype_of(precision)
         self.nets: dict[str, nn.Module] = {
-            "encoder": VectorEncoder(tuple(self.shapes), config.encoder_layers, units),
+            "encoder": VectorEncoder(tuple(self.shapes), config.encoder_layers, units, self.dtype),
             "dynamics": BlockGRU(config.hidden or 0, config.blocks),
             "prior": Head(config.prior_layers, config.hidden or 0, self.stochastic.outputs),
             "posterior": Head(config.posterior_layers, config.hidden or 0, self.stochastic.outputs),
@@ -298,10 +303,12 @@ class RSSM:
         return jax.checkpoint(body, prevent_cse=False) if self.config.remat else body
 
     def _apply(self, params: Params, name: str, *inputs: Any) -> Any:
-        return self.nets[name].apply({"params": params[name]}, *inputs)
+        return run(self.nets[name], params[name], *inputs, dtype=self.dtype)
 
     def _encode(self, params: Params, observation: Observation, lead: tuple[int, ...]) -> Float[Array, "*N U"]:
-        return self._apply(params, "encoder", as_dict(observation), lead)
+        # What is seen is cast by the encoder itself, once it is squashed.
+        net, weights = self.nets["encoder"], cast(params["encoder"], self.dtype)
+        return jnp.asarray(net.apply({"params": weights}, as_dict(observation), lead), jnp.float32)
 
     def _advance(self, params: Params, latent: Latent, action: Float[Array, "*N A"]) -> Float[Array, "*N D"]:
         # Actions sampled beyond [-1, 1] are shrunk to it without losing their gradient.

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mbrl.core import parallel
 from mbrl.core.distributions import categorical_kl, mix_uniform, normal_kl, straight_through
 from mbrl.core.types import PRNGKey
 
@@ -36,7 +37,10 @@ class Stochastic(Protocol):
         ...
 
     def noise(self, key: PRNGKey, lead: tuple[int, ...]) -> Array:
-        """Draw what ``sample`` needs for leading axes ``lead``; drawn outside scans, where it is cheaper."""
+        """Draw what ``sample`` needs for leading axes ``lead``, the last of which is the batch's.
+
+        Drawn outside scans, where it is cheaper.
+        """
         ...
 
     def sample(self, statistics: Array, noise: Array) -> Array:
@@ -84,7 +88,7 @@ class Categorical:
 
     def noise(self, key: PRNGKey, lead: tuple[int, ...]) -> Float[Array, "*N S"]:
         """Draw uniform noise."""
-        return jax.random.uniform(key, (*lead, self.variables))
+        return parallel.draw(jax.random.uniform, key, (*lead, self.variables), axis=len(lead) - 1)
 
     def sample(self, statistics: Float[Array, "*N S C"], noise: Float[Array, "*N S"]) -> Float[Array, "*N Z"]:
         """Return straight-through one-hots, flattened."""
@@ -132,7 +136,7 @@ class Gaussian:
 
     def noise(self, key: PRNGKey, lead: tuple[int, ...]) -> Float[Array, "*N S"]:
         """Draw standard normal noise."""
-        return jax.random.normal(key, (*lead, self.variables))
+        return parallel.draw(jax.random.normal, key, (*lead, self.variables), axis=len(lead) - 1)
 
     def sample(self, statistics: Float[Array, "*N S 2"], noise: Float[Array, "*N S"]) -> Float[Array, "*N S"]:
         """Return mean + std * noise."""

@@ -58,7 +58,9 @@ def test_a_size_fills_what_is_not_set(size):
 
 
 def test_what_is_set_stays():
-    set_by_hand = DreamerConfig("dreamer", "12m", RSSMConfig(deter=64, classes=2), ActorCriticConfig(units=7))
+    set_by_hand = DreamerConfig(
+        size="12m", worldmodel=RSSMConfig(deter=64, classes=2), behaviour=ActorCriticConfig(units=7)
+    )
     config = resolve(set_by_hand)
     assert (config.worldmodel.deter, config.worldmodel.classes, config.behaviour.units) == (64, 2, 7)
     assert (config.worldmodel.hidden, config.worldmodel.units) == (256, 256)

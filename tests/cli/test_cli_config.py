@@ -157,7 +157,7 @@ MALFORMED = {
     "a tabulator": ("env:\n\tname: x", "line 2"),
     "an unknown key": ("sed: 3", "unknown key 'sed'; did you mean 'seed'?"),
     "an unknown nested key": ("agent: {behaviour: {horizn: 3}}", "did you mean 'agent.behaviour.horizon'?"),
-    "a key far from all": ("zzzzzz: 3", "known are agent, checkpoint, env"),
+    "a key far from all": ("zzzzzz: 3", "known are agent, checkpoint, devices, env"),
     "a number as key": ("1: 2", "unknown key '1'"),
     "a group for a value": ("seed: {a: 1}", "did you mean 'seed'?"),
     "a value for a group": ("replay: 3", "replay is a group of settings"),

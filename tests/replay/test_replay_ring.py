@@ -82,7 +82,7 @@ def test_context_by_hand_across_the_end_of_the_ring():
 def test_golden():
     ring = make_ring(rows=6, num_envs=3, window=3, batch_size=4, recent_fraction=0.5)
     sequence, address = sampler(ring)(filler(ring)(8), jax.random.key(0))
-    np.testing.assert_array_equal(sequence.timestep.reward[0], [501, 500, 502, 301])
+    np.testing.assert_array_equal(sequence.timestep.reward[0], [500, 501, 501, 300])
     np.testing.assert_array_equal(address.start, [5, 5, 5, 3])
 
 
@@ -129,9 +129,14 @@ def test_a_sequence_is_successive_steps_of_one_environment(ring, more, seed):
     assert time.min() >= max(0, steps - ring.rows)
     assert time.max() < steps
     np.testing.assert_array_equal(time[0] % ring.rows, address.start)
-    # The recent ones end at the newest step, each in an environment of its own.
-    assert (time[-1, : ring.recent] == steps - 1).all()
-    assert len(set(env[0, : ring.recent])) == ring.recent
+    # Groups side by side, each of its own environments, which have their fair share of the batch.
+    groups = env[0].reshape((ring.groups, -1)) // (ring.num_envs // ring.groups)
+    np.testing.assert_array_equal(groups, np.broadcast_to(np.arange(ring.groups)[:, None], groups.shape))
+    # Among those that end at the newest step are the recent ones, each in an environment of its own, and fairly shared.
+    newest = (time[-1] == steps - 1).reshape((ring.groups, -1))
+    assert newest.sum() >= ring.recent
+    assert (newest.sum(1) >= ring.recent // ring.groups).all()
+    assert len(set(env[0, newest.ravel()])) >= ring.recent
     # All leaves come from the same step.
     expected = jax.tree.map(lambda x: x[time, env], HISTORY[ring.num_envs])
     chex.assert_trees_all_equal(sequence, expected)
@@ -171,13 +176,42 @@ def test_environments_and_starts_are_uniform(steps):
 
 
 def test_recent_environments_are_uniform():
-    ring = make_ring(rows=8, num_envs=5, window=3, batch_size=8, recent_fraction=0.25)
+    # One group of 5 environments; and 4 groups of 2 environments and 1 sequence, of which 2 are recent.
+    for num_envs, batch_size in ((5, 8), (8, 4)):
+        # So many rows that what is drawn uniformly is hardly ever the newest.
+        ring = make_ring(rows=3000, num_envs=num_envs, window=3, batch_size=batch_size, recent_fraction=2 / batch_size)
+        state = filler(ring)(3000)
+        keys = jax.random.split(jax.random.key(0), 1000)
+        address = jax.jit(jax.vmap(ring.draw, in_axes=(None, 0)))(state, keys)
+        recent = np.asarray(address.start == 3000 - 3)
+        assert ring.recent == 2
+        assert 2 <= recent.sum(1).mean() < 2.02
+        seen = np.bincount(np.asarray(address.env)[recent], minlength=num_envs)
+        assert stats.chisquare(seen).pvalue > 0.01
+
+
+def test_every_environment_has_its_share_of_a_batch():
+    for num_envs, batch_size, each in ((4, 8, {2}), (8, 4, {0, 1}), (1, 3, {3})):
+        ring = make_ring(rows=8, num_envs=num_envs, window=3, batch_size=batch_size, recent_fraction=0.5)
+        _, address = sampler(ring)(filler(ring)(9), jax.random.key(0))
+        assert set(np.bincount(address.env, minlength=num_envs)) == each
+
+
+def test_a_part_of_the_ring_reads_and_writes_its_own_groups():
+    """As a device does: half of the environments, half of the batch, and the addresses as they were drawn."""
+    ring = make_ring(rows=6, num_envs=4, window=3, batch_size=8, recent_fraction=0.5)
     state = filler(ring)(9)
-    keys = jax.random.split(jax.random.key(0), 1000)
-    _, address = jax.jit(jax.vmap(ring.sample, in_axes=(None, 0)))(state, keys)
-    assert ring.recent == 2
-    seen = np.bincount(np.asarray(address.env[:, :2]).ravel(), minlength=5)
-    assert stats.chisquare(seen).pvalue > 0.01
+    whole, address = sampler(ring)(state, jax.random.key(1))
+    written = updater(ring)(state, address, jax.tree.map(lambda x: x + 1, whole.context))
+    for half in (0, 1):
+        envs, rows = slice(2 * half, 2 * half + 2), slice(4 * half, 4 * half + 4)
+        part = state._replace(data=jax.tree.map(lambda x, envs=envs: x[:, envs], state.data))
+        here = Address(*(x[rows] for x in address))
+        sequence = ring.read(part, here)
+        chex.assert_trees_all_equal(sequence, jax.tree.map(lambda x, rows=rows: x[:, rows], whole))
+        ours = ring.update_context(part, here, jax.tree.map(lambda x: x + 1, sequence.context))
+        expected = jax.tree.map(lambda x, envs=envs: x[:, envs], written.data)
+        chex.assert_trees_all_equal(ours.data, expected)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ from mbrl.replay.config import ReplayConfig
 from mbrl.runner.config import CheckpointConfig, Config, EvalConfig
 from mbrl.worldmodels.rssm import RSSMConfig
 
-MODEL = RSSMConfig(deter=16, hidden=8, units=8, stoch=2, classes=3, blocks=2, bins=11)
+# As few as can be: what these tests wait for is the compiler.
+LAYERS = {"encoder_layers": 1, "decoder_layers": 1, "prior_layers": 1}
+MODEL = RSSMConfig(deter=16, hidden=8, units=8, stoch=2, classes=3, blocks=2, bins=11, **LAYERS)
+BEHAVIOUR = ActorCriticConfig(units=8, horizon=2, bins=11, actor_layers=1, critic_layers=1)
 CONFIG = Config(
-    agent=DreamerConfig(worldmodel=MODEL, behaviour=ActorCriticConfig(units=8, horizon=2, bins=11)),
+    agent=DreamerConfig(worldmodel=MODEL, behaviour=BEHAVIOUR),
     env=EnvConfig(name="probe/cue"),
     replay=ReplayConfig(capacity=256, batch_size=2, batch_length=4),
     evaluation=EvalConfig(every=32, episodes=2),

@@ -1,0 +1,108 @@
+"""One run on several devices: which part of the ``TrainState`` lies where, and what each device computes.
+
+A run of one seed splits environments, replay and batches; what learns is on every device, and each update exchanges
+the gradients once. A run of several seeds splits the seeds, which exchange nothing. Both come to the numbers of a
+single device up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mbrl.core import parallel
+from mbrl.core.errors import UserError
+from mbrl.replay.ring import Address, RingState
+from mbrl.runner.config import Config
+from mbrl.runner.seeds import AXES
+from mbrl.runner.state import TrainState
+
+SEEDS = "seeds"
+# Trees of these stand in the places of the arrays whose parts they say.
+_ALL: Any = PartitionSpec()  # the same on every device
+_ROWS: Any = PartitionSpec(parallel.AXIS)  # [N, ...] or [B, ...]
+_COLUMNS: Any = PartitionSpec(None, parallel.AXIS)  # [R, N, ...] or [T, B, ...]
+_OWN_SEEDS: Any = PartitionSpec(SEEDS)
+_RING = RingState(_COLUMNS, _ALL, _ALL)
+_BY_SEED = jax.tree.map(lambda axis: _OWN_SEEDS if axis == 0 else _ALL, AXES, is_leaf=lambda x: x is None)
+
+
+def mesh(config: Config[Any]) -> Mesh | None:
+    """Return the devices a config asks for; None for one.
+
+    Raises:
+        UserError: there are not as many, or what should be split over them does not divide.
+    """
+    present = jax.devices()
+    count = len(present) if config.devices == "all" else config.devices
+    if not 1 <= count <= len(present):
+        raise UserError(
+            f"devices must lie between 1 and the {len(present)} that this machine has, or be all, not {config.devices}"
+        )
+    if count == 1:
+        return None
+    _check_divides(config, count)
+    return Mesh(np.array(present[:count]), (SEEDS if config.seeds > 1 else parallel.AXIS,))
+
+
+def _check_divides(config: Config[Any], count: int) -> None:
+    if config.seeds > 1:
+        if config.seeds % count:
+            raise UserError(f"seeds {config.seeds} must be a multiple of devices, {count}")
+        return
+    groups = math.gcd(config.num_envs, config.replay.batch_size)
+    if groups % count:
+        raise UserError(
+            f"devices is {count}, but num_envs {config.num_envs} and replay.batch_size {config.replay.batch_size} must "
+            "both be multiples of it"
+        )
+
+
+def shardings(mesh: Mesh, config: Config[Any], template: TrainState) -> TrainState:
+    """Return where every leaf of the state lies.
+
+    Args:
+        mesh: of ``mesh``.
+        config: the experiment.
+        template: the state's shapes.
+    """
+    if config.seeds > 1:
+        specs = _BY_SEED
+    else:
+        row = lambda leaf: _ROWS if leaf.ndim and leaf.shape[0] == config.num_envs else _ALL
+        everywhere = TrainState(*(_ALL for _ in TrainState._fields))
+        faults = template.faults._replace(updates=_ALL, physics=_ALL, batch=_COLUMNS)
+        specs = everywhere._replace(env=jax.tree.map(row, template.env), replay=_RING, faults=faults)
+    name = lambda spec, part: jax.tree.map(lambda _: NamedSharding(mesh, spec), part)
+    return jax.tree.map(name, specs, template, is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+
+def over_rows(mesh: Mesh | None, update: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``(agent, key, replay, address) -> (agent, metrics, replay, sequence)`` with each device at its own rows.
+
+    Args:
+        mesh: the devices; None leaves the function as it is.
+        update: computes that on the rows it is given.
+    """
+    if mesh is None or SEEDS in mesh.axis_names:
+        return update
+    return jax.shard_map(
+        update,
+        mesh=mesh,
+        in_specs=(_ALL, _ALL, _RING, Address(_ROWS, _ROWS)),
+        out_specs=(_ALL, _ALL, _RING, _COLUMNS),
+        check_vma=False,  # that all devices come to the same state is what `parallel` sees to
+    )
+
+
+def over_seeds(mesh: Mesh | None, epoch: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an epoch of several seeds with each device at its own."""
+    if mesh is None or SEEDS not in mesh.axis_names:
+        return epoch
+    specs = (_BY_SEED, _OWN_SEEDS)
+    return jax.shard_map(epoch, mesh=mesh, in_specs=specs[:1], out_specs=specs, check_vma=False)

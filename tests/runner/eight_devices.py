@@ -1,0 +1,81 @@
+"""Runs the tiny Dreamer on one and on eight devices; prints what happened as JSON. For a process of its own.
+
+Eight devices of a CPU are there only if XLA is told so before it starts.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tiny_run import CONFIG
+
+from mbrl.runner.epoch import make_program
+from mbrl.runner.seeds import run_key
+
+SPLIT = dataclasses.replace(
+    CONFIG,
+    num_envs=8,
+    prefill=64,
+    epoch=32,
+    train_ratio=8.0,
+    replay=dataclasses.replace(CONFIG.replay, capacity=512, batch_size=8, recent_fraction=0.25),
+)
+
+
+def train(config, epochs):
+    """Return the losses of some epochs, the last state and the compiled epoch."""
+    program = make_program(config)
+    state = program.init(run_key(config))
+    while int(state.step) < config.prefill:
+        state, _ = program.prefill(state)
+    compiled = program.epoch.lower(state).compile()
+    losses = []
+    for _ in range(epochs):
+        state, metrics = compiled(state)
+        losses.append({name: np.asarray(value).tolist() for name, value in metrics.items() if name.startswith("loss/")})
+    return losses, state, compiled
+
+
+def exchanges(compiled, kind):
+    """Return how many numbers each exchange of a kind in the compiled program moves."""
+    shapes = re.findall(rf"= \(?\w+\[([\d,]*)\][^=]* {kind}(?:-start)?\(", compiled.as_text())
+    return [int(np.prod([int(n) for n in shape.split(",") if n], dtype=int)) for shape in shapes]
+
+
+def rows():
+    """Environments, replay and batches over eight devices."""
+    alone, one, _ = train(SPLIT, 3)
+    together, eight, compiled = train(dataclasses.replace(SPLIT, devices="all"), 3)
+    leaf = eight.replay.data.timestep.reward
+    params = lambda state: jnp.concatenate([x.ravel() for x in jax.tree.leaves(state.agent.params)])
+    return {
+        "alone": alone,
+        "together": together,
+        "updates": [int(one.updates), int(eight.updates)],
+        "parameters": params(one).size,
+        "difference": float(jnp.abs(params(one) - jax.device_put(params(eight), jax.devices()[0])).max()),
+        "all_reduces": exchanges(compiled, "all-reduce"),
+        "all_gathers": exchanges(compiled, "all-gather"),
+        "replay": [leaf.shape, [shard.data.shape for shard in leaf.addressable_shards]],
+        "envs": [shard.data.shape for shard in eight.env.returns.addressable_shards],
+    }
+
+
+def seeds():
+    """Eight seeds, one on each device; the last of them alone."""
+    alone, _, _ = train(dataclasses.replace(CONFIG, seed=7), 2)
+    together, state, compiled = train(dataclasses.replace(CONFIG, seeds=8, devices=8), 2)
+    kinds = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
+    return {
+        "alone": alone,
+        "together": [{name: each[7] for name, each in losses.items()} for losses in together],
+        "exchanges": [size for kind in kinds for size in exchanges(compiled, kind)],
+        "params": [shard.data.shape[0] for shard in jax.tree.leaves(state.agent.params)[0].addressable_shards],
+    }
+
+
+print(json.dumps({"rows": rows, "seeds": seeds}[sys.argv[1]]()))

@@ -1,0 +1,79 @@
+"""Several devices come to the numbers of one."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+
+from mbrl.core.errors import UserError
+from mbrl.runner import devices
+
+CONFIG = tiny_run.CONFIG
+
+
+def on_eight(what):
+    """Run ``eight_devices.py`` in a process that has eight devices; return what it found."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    script = Path(__file__).with_name("eight_devices.py")
+    command = [sys.executable, str(script), what]
+    done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def assert_same_losses(found):
+    assert len(found["alone"]) == len(found["together"]) > 1
+    for alone, together in zip(found["alone"], found["together"], strict=True):
+        assert alone.keys() == together.keys() >= {"loss/total", "loss/actor", "loss/dynamics"}
+        for name, value in alone.items():
+            np.testing.assert_allclose(together[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_rows_on_eight_devices_are_those_of_one():
+    found = on_eight("rows")
+    assert_same_losses(found)
+    assert found["updates"][0] == found["updates"][1] > 3
+    assert found["difference"] < 1e-4
+    # One exchange for all gradients and metrics; the others are the epoch's counters, a number each.
+    large = [size for size in found["all_reduces"] if size > 1]
+    assert len(large) == 1
+    assert found["parameters"] < large[0] < found["parameters"] + 100
+    # Returns are gathered, for their percentiles; parameters and experience never are.
+    whole, parts = found["replay"]
+    assert parts == [[whole[0], whole[1] // 8]] * 8
+    assert found["envs"] == [[1]] * 8
+    assert max(found["all_gathers"]) < np.prod(whole)
+
+
+def test_seeds_on_eight_devices_exchange_nothing():
+    found = on_eight("seeds")
+    assert_same_losses(found)
+    assert found["exchanges"] == []
+    assert found["params"] == [1] * 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "present", "said"),
+    [
+        ({"devices": 2}, 1, "devices must lie between 1 and the 1 that this machine has, or be all, not 2"),
+        ({"devices": 0}, 4, "not 0"),
+        ({"devices": "all"}, 4, "replay.batch_size 2 must both be multiples of it"),
+        ({"devices": 2, "seeds": 3}, 4, "seeds 3 must be a multiple of devices, 2"),
+    ],
+)
+def test_impossible_devices_are_refused(monkeypatch, changes, present, said):
+    monkeypatch.setattr(devices.jax, "devices", lambda: [None] * present)
+    with pytest.raises(UserError) as refused:
+        devices.mesh(dataclasses.replace(CONFIG, **changes))
+    assert said in str(refused.value)
+
+
+def test_one_device_needs_no_mesh():
+    assert devices.mesh(CONFIG) is None
+    assert devices.mesh(dataclasses.replace(CONFIG, devices="all")) is None
