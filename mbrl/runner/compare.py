@@ -253,7 +253,7 @@ def agent_labels(runs: Sequence[Run]) -> list[tuple[str, dict[str, Any]]]:
     for run, task in zip(runs, tasks, strict=True):
         by_name_and_task.setdefault((run.settings["agent.name"], task), []).append(run)
     for (name, _), alike in by_name_and_task.items():
-        keys.setdefault(name, {}).update({key: None for key in _differing(alike) if not key.startswith("env.")})
+        keys.setdefault(name, {}).update(dict.fromkeys(_differing(alike)))
     return [_label(run.settings["agent.name"], run, list(keys[run.settings["agent.name"]])) for run in runs]
 
 

@@ -50,10 +50,13 @@ def test_an_agent_has_one_colour_in_all_figures(drawn):
     agents = [f"agent {n}" for n in range(10)]
     comparison.learning_curves({"x": {"agent 9": BAND}, "y": dict.fromkeys(agents, BAND)}, agents, {})
     comparison.profiles(STEPS, {"agent 9": BAND, "agent 1": BARE}, agents)
-    looks = [{line.get_label(): (line.get_color(), line.get_linestyle()) for line in figure.axes[-1].lines}
-             for figure in drawn]
-    assert looks[1] == {name: looks[0][name] for name in ("agent 9", "agent 1")}
-    assert len(set(looks[0].values())) == len(agents)
+    alone, every, profiles = (
+        {line.get_label(): (line.get_color(), line.get_linestyle()) for line in ax.lines}
+        for figure in drawn for ax in figure.axes
+    )
+    assert alone == {"agent 9": every["agent 9"]}
+    assert profiles == {name: every[name] for name in ("agent 9", "agent 1")}
+    assert len(set(every.values())) == len(agents)
     (legend,) = drawn[0].legends
     assert [text.get_text() for text in legend.get_texts()] == agents
 
