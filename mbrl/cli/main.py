@@ -28,6 +28,8 @@ COMMANDS = {
     "eval": Command("mbrl.cli.evaluate", "eval RUN_DIR [--episodes N] [--seed S] [--json]",
                     "roll out a trained agent over fresh episodes"),
     "report": Command("mbrl.cli.report", "report RUN_DIR", "make the run's report.html again"),
+    "compare": Command("mbrl.cli.compare", "compare RUN_DIR... [--html FILE] [--scale FILE] [--json]",
+                       "compare the scores of any set of runs"),
     "bench": Command("mbrl.cli.bench", "bench [PIECE] [--size S] [--json]", "time the pieces of a training run"),
     "list": Command("mbrl.cli.listing", "list {envs, agents, experiments}", "list what there is to choose from"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -15,38 +15,53 @@ from mbrl.core.errors import UserError
 MAX_BYTES = 256 * 1024
 
 
-def read(path: Path) -> list[tuple[str, Any]]:
+class Kind(NamedTuple):
+    """What a file should have been, for the sentence that says it is not."""
+
+    name: str
+    file: str  # an example of one
+    line: str  # an example of what one holds
+
+
+EXPERIMENT = Kind("an experiment", "experiments/quickstart.yaml", "seed: 3")
+
+
+def read(path: Path, kind: Kind = EXPERIMENT) -> list[tuple[str, Any]]:
     """Return the settings of a YAML file as (dotted key, value): `env: {name: x}` gives `("env.name", "x")`.
+
+    Args:
+        path: the file.
+        kind: what it should be.
 
     Raises:
         UserError: the file cannot be read, is not YAML or not a mapping, or uses tags, anchors or a key twice.
     """
     try:
         if not path.is_file():
-            raise UserError(f"{path} is not a file; an experiment is a YAML file such as experiments/quickstart.yaml")
+            raise UserError(f"{path} is not a file; {kind.name} is a YAML file such as {kind.file}")
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise UserError(f"{path} has {size} bytes, but an experiment has at most {MAX_BYTES}")
-        return _settings(path, path.read_text(encoding="utf-8"))
+            raise UserError(f"{path} has {size} bytes, but {kind.name} has at most {MAX_BYTES}")
+        return _settings(path, path.read_text(encoding="utf-8"), kind)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start}), so it is no YAML file") from error
 
 
-def _settings(path: Path, text: str) -> list[tuple[str, Any]]:
+def _settings(path: Path, text: str, kind: Kind) -> list[tuple[str, Any]]:
     try:
         tree = yaml.load(text, Loader=_Loader)  # the loader is a SafeLoader
         settings = list(flatten(tree)) if isinstance(tree, dict) else None
     except yaml.YAMLError as error:
         raise UserError(f"{path}{_line(error)}: {_problem(error)}") from error
     except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply; an experiment has a handful of levels") from error
+        raise UserError(f"{path} is nested too deeply; {kind.name} has a handful of levels") from error
     except ValueError as error:  # a date or a number that Python refuses
         raise UserError(f"{path} holds a value that cannot be read: {_one_line(str(error))}") from error
     if settings is None:
         given = "is empty" if tree is None else f"holds a {type(tree).__name__}"
-        raise UserError(f"{path} {given}, but an experiment is a mapping of settings such as 'seed: 3'")
+        raise UserError(f"{path} {given}, but {kind.name} is a mapping of settings such as {kind.line!r}")
     for key, value in settings:
         if not isinstance(value, str | int | float | list | dict | datetime.date | None):
             raise UserError(f"{path}: {key} is a {type(value).__name__}, but must be a number, text, list or null")

@@ -67,10 +67,17 @@ class MetricsLog:
 
 def read_metrics(run: RunDir) -> list[Values]:
     """Return the lines of ``metrics.jsonl``, oldest first; a line cut short by a crash is left out."""
+    return scan_metrics(run)[0]
+
+
+def scan_metrics(run: RunDir) -> tuple[list[Values], list[int]]:
+    """Return the lines of ``metrics.jsonl``, oldest first, and the numbers, from 1, of those that cannot be read."""
     if not run.metrics.is_file():
-        return []
-    parsed = (_parse(line) for line in run.metrics.read_text(encoding="utf-8").splitlines())
-    return [values for values in parsed if values is not None]
+        return [], []
+    lines = run.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+    parsed = {number: _parse(line) for number, line in enumerate(lines, 1)}
+    whole = [values for values in parsed.values() if values is not None]
+    return whole, [number for number, values in parsed.items() if values is None]
 
 
 def _lines_until(run: RunDir, step: int) -> list[str]:

@@ -120,6 +120,18 @@ def existing(path: Path) -> RunDir:
     """Return the run in a folder.
 
     Raises:
+        UserError: there is none, or nothing of it was saved.
+    """
+    run = begun(path)
+    if not run.checkpoints.is_dir():
+        raise UserError(f"{path} is not the folder of a run that was saved: it holds no checkpoints")
+    return run
+
+
+def begun(path: Path) -> RunDir:
+    """Return the run in a folder, whether or not anything of it was saved.
+
+    Raises:
         UserError: there is none.
     """
     run = RunDir(path)
@@ -127,9 +139,8 @@ def existing(path: Path) -> RunDir:
         beside = path.parent.iterdir() if path.parent.is_dir() else []
         hint = nearest(str(path), [str(other) for other in beside if other.is_dir()])
         raise UserError(f"there is no run folder {path}{hint}")
-    if not run.config.is_file() or not run.checkpoints.is_dir():
-        missing = "config.yaml" if not run.config.is_file() else "checkpoints"
-        raise UserError(f"{path} is not the folder of a run that was saved: it holds no {missing}")
+    if not run.config.is_file():
+        raise UserError(f"{path} is not the folder of a run: it holds no config.yaml")
     return run
 
 

@@ -34,7 +34,8 @@ def panels(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.
     return figure, axes
 
 
-def _title(ax: Any, name: str) -> None:
+def titled(ax: Any, name: str) -> None:
+    """Write a panel's name above it."""
     ax.set_title(name, fontsize=10.5, color=INK)
 
 
@@ -71,7 +72,7 @@ def learning_curve(
     if spread is not None and np.size(spread):
         steps, mean, std = np.asarray(evaluation[0]), np.asarray(evaluation[1], float), np.asarray(spread, float)
         ax.fill_between(steps, mean - std, mean + std, color=BLUE, alpha=0.15, linewidth=0)
-    _thousands(ax)
+    thousands(ax)
     ax.set(xlabel="env steps", ylabel="return of an episode")
     _legend(ax)
     return png(figure)
@@ -84,10 +85,10 @@ def small_multiples(series: Mapping[str, tuple[ArrayLike, ArrayLike]], columns: 
     figure, axes = panels(rows, columns, (2.5 * columns + 0.3, 1.65 * rows + 0.25))
     for ax, (name, (steps, values)) in zip(axes.flat, series.items(), strict=False):
         ax.plot(steps, values, color=BLUE, linewidth=1.3, marker="o" if np.size(steps) < 2 else None)
-        _title(ax, name)
+        titled(ax, name)
         ax.margins(x=0.02)
         ax.ticklabel_format(axis="y", useOffset=False)
-        _thousands(ax)
+        thousands(ax)
     for ax in axes.flat[len(series) :]:
         ax.set_visible(False)
     for ax in axes[-1]:
@@ -139,7 +140,7 @@ def open_loop(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> PNG:
         ax.plot(ahead, copy, color=GREY, linewidth=1.6, linestyle="--", label="copy of the last state")
         ax.plot(ahead, model, color=BLUE, linewidth=1.9, label="world model")
         ax.set(xlabel="steps ahead", ylabel="RMS error (standard deviations)")
-        _title(ax, name)
+        titled(ax, name)
         ax.set_ylim(bottom=0)
         ax.set_xlim(0, max([1, *ahead[np.isfinite(np.asarray(model, float))]]))
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -210,7 +211,7 @@ def dream_lines(real: ArrayLike, dreamt: ArrayLike, context: int, names: Sequenc
         ax.axvspan(ahead[0], 0, color=GRID, alpha=0.7, linewidth=0, label="seen by the model")
         ax.plot(ahead, real[:, i], color=INK, linewidth=1.5, label="real")
         ax.plot(ahead[context - 1 :], dreamt[context - 1 :, i], color=ORANGE, linewidth=1.5, label="dreamt")
-        _title(ax, name)
+        titled(ax, name)
         ax.margins(x=0)
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
@@ -243,7 +244,7 @@ def _room(ax: Any, values: np.ndarray) -> None:
     ax.set_ylim(middle - half, middle + half)
 
 
-def _thousands(ax: Any) -> None:
+def thousands(ax: Any) -> None:
     """Write env steps as 20k rather than 20000."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 

@@ -28,6 +28,11 @@ dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr))
 dl div { background: var(--card); border: 1px solid var(--edge); border-radius: 8px; padding: .5rem .75rem; }
 dt { color: var(--soft); font-size: .8rem; }
 dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .875rem; margin: 1rem 0; min-width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--edge);
+  font-variant-numeric: tabular-nums; }
+th { color: var(--soft); font-weight: 500; white-space: nowrap; }
 pre { background: var(--card); border: 1px solid var(--edge); border-radius: 8px; padding: 1rem; overflow-x: auto;
   font: .85rem/1.5 ui-monospace, monospace; }
 """
@@ -49,6 +54,7 @@ class Section(NamedTuple):
     facts: Mapping[str, str] = {}
     pictures: tuple[Picture, ...] = ()
     source: str = ""  # shown as it is, in a fixed-width font
+    table: tuple[tuple[str, ...], ...] = ()  # rows of cells, the first of them the columns' names
 
 
 def render(title: str, facts: Mapping[str, str], sections: list[Section]) -> str:
@@ -72,7 +78,7 @@ def _section(section: Section) -> str:
     parts = [f"<section>\n<h2>{escape(section.title)}</h2>"]
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
-    parts += [_facts(section.facts), *map(_picture, section.pictures)]
+    parts += [_facts(section.facts), _table(section.table), *map(_picture, section.pictures)]
     if section.source:
         parts.append(f"<pre>{escape(section.source)}</pre>")
     return "\n".join([*parts, "</section>"])
@@ -81,6 +87,15 @@ def _section(section: Section) -> str:
 def _facts(facts: Mapping[str, str]) -> str:
     items = "\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
     return f"<dl>\n{items}\n</dl>" if items else ""
+
+
+def _table(rows: tuple[tuple[str, ...], ...]) -> str:
+    if not rows:
+        return ""
+    kinds = ["th", *["td"] * (len(rows) - 1)]
+    lines = ["".join(f"<{kind}>{escape(cell)}</{kind}>" for cell in row) for kind, row in zip(kinds, rows, strict=True)]
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide">\n<table>\n{body}\n</table>\n</div>'
 
 
 def _picture(picture: Picture) -> str:

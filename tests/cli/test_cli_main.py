@@ -32,6 +32,7 @@ def test_help_names_every_command(argv, capsys):
         (["train", "quickstart", "-h"], ["(default: nano)", "(default: 12288)"]),
         (["eval", "--help"], ["--episodes INT", "(default: 20)", "RUN_DIR"]),
         (["report", "--help"], ["RUN_DIR"]),
+        (["compare", "--help"], ["RUN_DIR", "--html", "--scale"]),
         (["list", "--help"], ["envs", "agents", "experiments"]),
     ],
 )

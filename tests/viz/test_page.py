@@ -38,15 +38,20 @@ EVIL = '<script>alert("1")</script> & "quotes" \'too\''
 
 def page():
     pictures = (Picture("a.png", b"\x89PNG...", EVIL), Picture("videos/b.gif", b"GIF89a...", "a film"))
-    section = Section(EVIL, EVIL, {EVIL: EVIL}, pictures, EVIL)
+    section = Section(EVIL, EVIL, {EVIL: EVIL}, pictures, EVIL, ((EVIL, "b"), ("1", EVIL)))
     return render(EVIL, {"Return": "5 ± 1", EVIL: EVIL}, [section, Section("empty")])
 
 
 def test_what_is_written_into_it_stays_text():
     read = Reader(page())
     assert "script" not in read.tags
-    assert read.text.count(EVIL) == 10
+    assert read.text.count(EVIL) == 12
     assert {"Return", "5 ± 1", "empty"} <= set(read.text)
+
+
+def test_a_table_has_its_columns_names_first():
+    tags = [tag for tag in Reader(page()).tags if tag in {"table", "tr", "th", "td"}]
+    assert tags == ["table", "tr", "th", "th", "tr", "td", "td"]
 
 
 def test_it_loads_nothing_from_anywhere():
