@@ -192,11 +192,11 @@ def updates_alone(setting: Setting) -> Piece:
     sequence, _ = jax.eval_shape(program.ring.sample, state.replay, state.key)
     sequence = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sequence)
     agent = jax.jit(program.agent.init)(jax.random.key(0))
-    update = program.agent.update
+    update, times = program.agent.update, _updates(config)
 
     def learn(agent: Any, key: jax.Array, sequence: Sequence) -> Any:
         one = lambda i, agent: update(agent, jax.random.fold_in(key, i), sequence).state
-        return jax.lax.fori_loop(0, _updates(config), one, agent)
+        return jax.lax.fori_loop(0, times, one, agent)
 
     args = (agent, jax.random.key(1), sequence)
     return Piece(learn, args, config.epoch, donate=(0,), advance=lambda args, out: (out, *args[1:]))

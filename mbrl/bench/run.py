@@ -69,7 +69,7 @@ def measure(names: Sequence[str], config: Config[Any], repeats: int, seconds: fl
 
 def _row(name: str, setting: Setting, peak: float, repeats: int, seconds: float, folder: str) -> dict[str, Any]:
     timed = _compile(PIECES[name](setting))
-    measured = timing.peak_bytes(timed, timed.compiled.resident)
+    measured = timing.peak_bytes(timed, timed.compiled.footprint.held)
     label, other = BESIDE.get(name, ("", None))
     rivals = [] if other is None else [_compile(other(setting))]
     times = timing.in_turn([timed, *rivals], repeats, seconds)
@@ -83,7 +83,7 @@ def _row(name: str, setting: Setting, peak: float, repeats: int, seconds: float,
         "steps_per_s": None if piece.steps is None else round(piece.steps / median, 1),
         "gflop": None if piece.flops is None else round(piece.flops / 1e9, 4),
         "share_of_peak": None if piece.flops is None else round(piece.flops / median / peak, 4),
-        "mib": round(timed.compiled.bytes / 2**20, 2),
+        "mib": round(timed.compiled.footprint.peak / 2**20, 2),
         "mib_measured": None if measured is None else round(measured / 2**20, 2),
         "compile_s": round(timed.compiled.seconds, 2),
     }
@@ -92,7 +92,7 @@ def _row(name: str, setting: Setting, peak: float, repeats: int, seconds: float,
         row |= {
             "beside": label,
             f"{label}_ms": _ms(np.median(times[1])),
-            f"{label}_mib": round(rivals[0].compiled.bytes / 2**20, 2),
+            f"{label}_mib": round(rivals[0].compiled.footprint.peak / 2**20, 2),
             "ratio": round(float(np.median(ratios)), 3),
             "ratio_low": round(float(np.percentile(ratios, 10)), 3),
             "ratio_high": round(float(np.percentile(ratios, 90)), 3),

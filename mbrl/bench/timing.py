@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mbrl.runner.compiled import Footprint, footprint
+
 Run = Callable[[], Any]
 
 # Names of glibc's malloc.h.
@@ -23,8 +25,7 @@ class Compiled(NamedTuple):
 
     call: Callable[..., Any]
     seconds: float  # to trace and to compile
-    bytes: int  # arguments, results and temporaries, what is donated counted once
-    resident: int  # of these, the arguments
+    footprint: Footprint
 
 
 def compile_once(function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Compiled:
@@ -32,10 +33,7 @@ def compile_once(function: Callable[..., Any], *args: Any, donate: tuple[int, ..
     begin = time.perf_counter()
     call = jax.jit(function, donate_argnums=donate).lower(*args).compile()
     seconds = time.perf_counter() - begin
-    memory = call.memory_analysis()
-    sizes = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
-    total = sum(getattr(memory, size, 0) for size in sizes) - getattr(memory, "alias_size_in_bytes", 0)
-    return Compiled(call, seconds, total, getattr(memory, "argument_size_in_bytes", 0))
+    return Compiled(call, seconds, footprint(call))
 
 
 def in_turn(runs: Sequence[Run], repeats: int, seconds: float) -> list[np.ndarray]:

@@ -38,6 +38,8 @@ class BenchArguments:
     """Imagined steps."""
     train_ratio: float = 512.0
     """Replayed steps per agent step, in `epoch`."""
+    epoch: int = 128
+    """Agent steps of an epoch."""
     repeats: int = 30
     """Calls of each, at most; the median counts."""
     seconds: float = 20.0
@@ -79,13 +81,12 @@ def run(argv: Sequence[str]) -> int:
 
 def setting(arguments: BenchArguments) -> reader.Config:
     """Return the experiment that the arguments describe."""
-    prefill = 8 * max(arguments.batch_length, 128)
     return reader.load(None, {
         "env": arguments.env,
         "agent": {"size": arguments.size, "precision": arguments.precision, "behaviour.horizon": arguments.horizon},
         "replay": {"batch_size": arguments.batch_size, "batch_length": arguments.batch_length, "capacity": 100_000},
         "train_ratio": arguments.train_ratio,
-        "prefill": prefill,
-        "epoch": prefill,
+        "prefill": 8 * max(arguments.batch_length, 128),
+        "epoch": arguments.epoch,
         "evaluation.episodes": 8,
     })
