@@ -1,0 +1,80 @@
+"""Times one train step of sheeprl's DreamerV3, its own ``train`` on its own agent, on random experience.
+
+Prints one JSON line: for each of the variants ``ms`` (median), ``ms_min``, ``calls``, ``warmup_s``, ``gflop`` (of
+matrix products) and ``parameters``, or ``error``; and ``threads`` and ``versions``. Runs in the peer's own environment,
+without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# What `torch.compile` made is there for the next round, as an installation is; before torch is imported.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(sys.prefix) / "inductor"))
+
+import torch
+from sheeprl_agents import AGENTS, Trained
+from torch.utils.flop_counter import FlopCounterMode
+
+VARIANTS = {"dreamer_v3": False, "dreamer_v3_5": False, "dreamer_v3_5 compiled": True}
+
+
+def main(argv: list[str]) -> int:
+    """Time the variants and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=20, help="at most, of each")
+    parser.add_argument("--seconds", type=float, default=45.0, help="call no more after this long")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of PyTorch")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    result: dict[str, Any] = {}
+    for name in args.variants:
+        try:
+            trained = AGENTS[name.split()[0]](VARIANTS[name])
+            result[name] = timed(trained, args.calls, args.seconds, count=not VARIANTS[name])
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong in a peer's code is that variant's result
+            result[name] = {"error": f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"}
+        sys.stderr.write(f"{name}: {result[name]}\n")
+    names = ("sheeprl", "torch", "lightning", "numpy", "gymnasium")
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+    sys.stdout.write(json.dumps(result | {"threads": torch.get_num_threads(), "versions": versions}) + "\n")
+    return 0
+
+
+def timed(trained: Trained, calls: int, seconds: float, *, count: bool) -> dict[str, Any]:
+    """Call the step again and again after two calls to warm up; the median counts."""
+    begin = time.perf_counter()
+    trained.step()
+    trained.step()
+    warmup = time.perf_counter() - begin
+    operations = gflop(trained.step) if count else None
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < calls and (len(times) < 3 or time.perf_counter() < end):
+        begin = time.perf_counter()
+        trained.step()
+        times.append(1e3 * (time.perf_counter() - begin))
+    return {"ms": statistics.median(times), "ms_min": min(times), "calls": len(times), "warmup_s": warmup,
+            "gflop": operations, "parameters": trained.parameters}
+
+
+def gflop(step: Callable[[], Any]) -> float:
+    """Return the operations of all matrix products of one step, in units of 10⁹."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 1e9
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
