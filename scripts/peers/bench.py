@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -31,20 +32,28 @@ class Peer(NamedTuple):
     environment: environments.Environment
     script: tuple[str, ...]  # beside this file, and its arguments
     budget: int = 0  # env steps of a training run
+    variants: tuple[str, ...] = ()  # of a step, as `STEPS` has them
+    seconds: float = 900.0  # that its script may take, beside what a training run may
+    folder: str = ""  # of its environment, below `.peers`; its name
+    asked: bool = False  # measured only when it is named
 
 
 _SHEEPRL = environments.Environment(("sheeprl==0.8.4",), ("torch==2.13.0",), below=(3, 14))
 _BRAX = environments.Environment(("brax", "jax"), pins=True)
 PEERS: dict[str, Peer] = {
-    "sheeprl": Peer("step", _SHEEPRL, ("sheeprl_step.py",)),
+    "sheeprl": Peer("step", _SHEEPRL, ("sheeprl_step.py",), variants=("dreamer_v3_5", "dreamer_v3")),
     "brax-sac": Peer("learning", _BRAX, ("brax_agent.py", "sac"), 60_000),
     "brax-ppo": Peer("learning", _BRAX, ("brax_agent.py", "ppo"), 4_000_000),
+    # Compiling takes many minutes in the first round; later ones find most of it below `.peers/sheeprl`.
+    "sheeprl-compiled": Peer("step", _SHEEPRL, ("sheeprl_step.py",), variants=("dreamer_v3_5 compiled",),
+                             seconds=3600.0, folder="sheeprl", asked=True),
 }
+ASKED = ", ".join(name for name, peer in PEERS.items() if peer.asked)
 # sheeprl's variants, each with the one of ours that learns its actor by the same gradient.
 STEPS = {
-    "dreamer_v3": ("dynamics", "its `dreamer_v3`, both with the gradient through the dynamics"),
     "dreamer_v3_5": ("reinforce", "its `dreamer_v3_5` at size 1M, both with REINFORCE"),
-    "dreamer_v3_5 compiled": ("reinforce", "the same, theirs with `torch.compile`"),
+    "dreamer_v3_5 compiled": ("reinforce", "its `dreamer_v3_5` at size 1M with `torch.compile`, both with REINFORCE"),
+    "dreamer_v3": ("dynamics", "its `dreamer_v3`, both with the gradient through the dynamics"),
 }
 OURS = {"step": ("mbrl_step.py",), "learning": ("mbrl_learning.py",)}
 OURS_BUDGET = 12_288  # env steps of experiments/quickstart.yaml
@@ -62,6 +71,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str]) -> int:
     """Measure, print and return 0 when ours ran in every round."""
     args = arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
     own, pythons, absent = prepare(args.peers)
     if own is None:
         return 1
@@ -80,7 +90,7 @@ def main(argv: list[str]) -> int:
 def arguments(argv: list[str]) -> argparse.Namespace:
     """Return what was asked for; leaves with exit code 2 and one sentence where it is wrong."""
     parser = Parser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
-    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(PEERS)}; all of them")
+    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(PEERS)}; all but {ASKED}")
     parser.add_argument("--rounds", default="3", help="ours, theirs, ours, theirs: how often; 3")
     parser.add_argument("--json", type=Path, metavar="FILE", help="gets all that was measured, with versions")
     args = parser.parse_intermixed_args(argv)
@@ -91,7 +101,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--rounds takes a whole number of at least 1, not {args.rounds!r}")
     if args.json is not None and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         parser.error(f"--json takes a file in a folder that exists, not {str(args.json)!r}")
-    args.rounds, args.peers = int(args.rounds), list(dict.fromkeys(args.peers)) or list(PEERS)
+    args.rounds, args.peers = int(args.rounds), list(dict.fromkeys(args.peers)) or [
+        name for name, peer in PEERS.items() if not peer.asked]
     return args
 
 
@@ -106,9 +117,10 @@ def prepare(names: list[str]) -> tuple[Path | None, dict[str, Path], dict[str, s
     pythons: dict[str, Path] = {}
     absent: dict[str, str] = {}
     for name in names:
-        say(f"environments: .peers/{name}")
+        folder = PEERS[name].folder or name
+        say(f"environments: .peers/{folder}")
         try:
-            pythons[name] = environments.peer(name, PEERS[name].environment)
+            pythons[name] = environments.peer(folder, PEERS[name].environment)
         except environments.Unavailable as error:
             absent[name] = str(error)
             say(f"{name} is left out: {error}")
@@ -138,12 +150,15 @@ def measure(own: Path, pythons: dict[str, Path], args: argparse.Namespace) -> li
 def once(name: str, python: Path, script: tuple[str, ...], number: int, rounds: int) -> dict[str, Any]:
     """Run one measurement and return what it printed, or its error."""
     words = list(script)
-    seconds = 900.0
+    peer = PEERS.get(name)
+    seconds = 900.0 if peer is None else peer.seconds
     if "step" not in script[0]:
         words += ["--seed", str(number), "--goal", str(GOAL), "--episodes", str(EPISODES), "--limit", str(LIMIT)]
         seconds += LIMIT
-    if name in PEERS and PEERS[name].budget:
-        words += ["--budget", str(PEERS[name].budget)]
+    if peer is not None and peer.budget:
+        words += ["--budget", str(peer.budget)]
+    if peer is not None and peer.variants:
+        words += ["--variants", *peer.variants]
     begin = time.time()
     result = measuring.run(python, words, seconds)
     outcome = f"failed: {result['error']}" if "error" in result else f"done in {time.time() - begin:.0f} s"
@@ -165,7 +180,8 @@ def rows_of(name: str, rounds: list[dict[str, dict[str, Any]]], absent: str) -> 
 def step_rows(name: str, both: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:
     """Return a row for each of sheeprl's variants, beside ours with the same gradient of the actor."""
     rows = []
-    for variant, (mine, what) in STEPS.items():
+    for variant in PEERS[name].variants:
+        mine, what = STEPS[variant]
         ours = [part(o, mine) for o, _ in both]
         theirs = [part(t, variant) for _, t in both]
         rows.append(row(name, f"ms of a train step: {what}", [reading(o, "ms") for o in ours],
@@ -184,7 +200,8 @@ def sizes(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
         return ""
     counted = "" if theirs["gflop"] is None else (
         f"; matrix products {ours['gflop']:.1f} and {theirs['gflop']:.1f} GFLOP")
-    return f"parameters {ours['parameters']:,} and {theirs['parameters']:,}{counted}"
+    threads = "one thread" if theirs["threads"] == 1 else f"{theirs['threads']} threads"
+    return f"parameters {ours['parameters']:,} and {theirs['parameters']:,}{counted}; theirs on {threads}"
 
 
 def learning_rows(name: str, both: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:

@@ -80,6 +80,7 @@ def train(args: argparse.Namespace, settings: dict[str, Any], watch: Watch) -> N
     from brax.training.agents.ppo import train as ppo
     from brax.training.agents.sac import train as sac
 
+    lend_replicated()
     function = {"ppo": ppo.train, "sac": sac.train}[args.agent]
     try:
         function(
@@ -95,6 +96,18 @@ def train(args: argparse.Namespace, settings: dict[str, Any], watch: Watch) -> N
         )
     except Enough:
         return
+
+
+def lend_replicated() -> None:
+    """Put back a function that Brax 0.14.2's training calls and JAX 0.10 no longer has, for the one device there is.
+
+    Everything else of Brax stays as it is, and both sides run on the same JAX.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    if not hasattr(jax, "device_put_replicated"):
+        jax.device_put_replicated = lambda tree, _devices: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
 
 
 if __name__ == "__main__":

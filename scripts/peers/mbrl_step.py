@@ -26,7 +26,7 @@ VARIANTS = {"dynamics": "train_step_dynamics", "reinforce": "train_step"}
 def main(argv: list[str]) -> int:
     """Time both and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=20, help="at most, of each")
+    parser.add_argument("--calls", type=int, default=15, help="at most, of each")
     parser.add_argument("--seconds", type=float, default=30.0, help="call no more after this long")
     args = parser.parse_args(argv)
     timing.keep_freed_memory()

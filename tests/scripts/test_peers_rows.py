@@ -92,7 +92,7 @@ def test_three_digits_are_shown(value, shown):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["sheprl"], "unknown peer 'sheprl'; there are sheeprl, brax-sac, brax-ppo"),
+        (["sheprl"], "unknown peer 'sheprl'; there are sheeprl, brax-sac, brax-ppo, sheeprl-compiled"),
         (["--rounds", "0"], "--rounds takes a whole number of at least 1, not '0'"),
         (["brax-sac", "--rounds", "two"], "--rounds takes a whole number of at least 1, not 'two'"),
         (["--rounds", "-1"], "--rounds takes a whole number of at least 1, not '-1'"),
