@@ -218,10 +218,10 @@ def lesson(result: dict[str, Any], budget: int) -> Learned:
     """Return what a training run came to."""
     if "error" in result:
         return Learned(*[reading(result, "")] * 3)
-    words = f"{budget:,} steps"
     evaluations = [Evaluation(*found) for found in result["evaluations"]]
-    if evaluations and evaluations[-1].seconds > LIMIT:
-        words += f" and {LIMIT} s"
+    words = f"{budget:,} steps"
+    if result["cut_off"]:
+        words = f"{evaluations[-1].steps if evaluations else 0:,} steps, cut off after {LIMIT} s"
     return learned(evaluations, GOAL, words)
 
 

@@ -1,7 +1,7 @@
 """Trains one of Brax's own agents on its inverted pendulum until an evaluation reaches the goal.
 
 Prints one JSON line: ``evaluations`` (``[env steps, mean return, seconds since the process started]`` each),
-``settings`` and ``versions``. Runs in the peer's own environment.
+``cut_off`` (whether the seconds allowed ended it), ``settings`` and ``versions``. Runs in the peer's own environment.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Watch:
         """Take the return to reach, the env steps and the seconds allowed, and when the process started."""
         self.goal, self.budget, self.limit, self.started = goal, budget, limit, started
         self.evaluations: list[tuple[int, float, float]] = []
+        self.cut_off = False
 
     def __call__(self, steps: int, metrics: dict[str, Any]) -> None:
         """Note one evaluation; raises Enough."""
@@ -49,7 +50,8 @@ class Watch:
         seconds, mean = time.time() - self.started, float(metrics["eval/episode_reward"])
         self.evaluations.append((int(steps), mean, seconds))
         sys.stderr.write(f"{steps:,} steps: {mean:.1f} after {seconds:.0f} s\n")
-        if mean >= self.goal or seconds > self.limit or 2 * steps - before > self.budget:
+        self.cut_off = mean < self.goal and seconds > self.limit
+        if mean >= self.goal or self.cut_off or 2 * steps - before > self.budget:
             raise Enough
 
 
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> int:
     train(args, settings, watch)
     names = ("brax", "jax", "jaxlib", "flax", "optax", "mujoco", "numpy")
     versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
-    result = {"evaluations": watch.evaluations, "settings": settings, "versions": versions}
+    result = {"evaluations": watch.evaluations, "cut_off": watch.cut_off, "settings": settings, "versions": versions}
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
 

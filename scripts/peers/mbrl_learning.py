@@ -1,7 +1,7 @@
 """Trains mbrl's quickstart until an evaluation reaches the goal, and stops it there.
 
-Prints one JSON line: ``evaluations`` (``[env steps, mean return, seconds since the process started]`` each) and
-``versions``. Runs in mbrl's own environment.
+Prints one JSON line: ``evaluations`` (``[env steps, mean return, seconds since the process started]`` each),
+``cut_off`` (whether the seconds allowed ended it) and ``versions``. Runs in mbrl's own environment.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 _GRACE = 120.0  # seconds to save and leave in
 
@@ -29,32 +30,32 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--episodes", type=int, default=20, help="of an evaluation")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="mbrl-peers-") as folder:
-        evaluations, code = train(args, Path(folder) / "run")
+        result, code = train(args, Path(folder) / "run")
     if code:
         return code
     names = ("mbrl", "brax", "jax", "jaxlib", "flax", "optax", "mujoco", "numpy")
     versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
-    sys.stdout.write(json.dumps({"evaluations": evaluations, "versions": versions}) + "\n")
+    sys.stdout.write(json.dumps(result | {"versions": versions}) + "\n")
     return 0
 
 
-def train(args: argparse.Namespace, run_dir: Path) -> tuple[list[tuple[int, float, float]], int]:
-    """Return the evaluations, and the exit code of a run that failed, else 0."""
+def train(args: argparse.Namespace, run_dir: Path) -> tuple[dict[str, Any], int]:
+    """Return what is printed of the run, and the exit code of one that failed, else 0."""
     words = [args.experiment, "--seed", str(args.seed), "--run_dir", str(run_dir)]
     words += ["--evaluation.episodes", str(args.episodes)]
     begin = time.time()
     run = subprocess.Popen([sys.executable, "-m", "mbrl", "train", *words], stdout=sys.stderr)
     seen: list[tuple[int, float, float]] = []
+    cut_off = reached = False
+    code = None
     try:
-        while (code := run.poll()) is None and time.time() - begin < args.limit:
-            for steps, mean in evaluations(run_dir / "metrics.jsonl")[len(seen) :]:
-                seen.append((steps, mean, time.time() - begin))
-            if seen and seen[-1][1] >= args.goal:
-                break
+        while not (reached or cut_off) and code is None:
             time.sleep(0.05)
-        # The last evaluation of a run that came to its end.
-        seen += [(*found, time.time() - begin) for found in evaluations(run_dir / "metrics.jsonl")[len(seen) :]]
-        return seen, code or 0
+            code = run.poll()  # before the file is read, so that the last line of a run that has ended is seen
+            seen += [(*found, time.time() - begin) for found in evaluations(run_dir / "metrics.jsonl")[len(seen) :]]
+            reached = any(mean >= args.goal for _, mean, _ in seen)
+            cut_off = not reached and time.time() - begin > args.limit
+        return {"evaluations": seen, "cut_off": cut_off}, code or 0
     finally:
         stop(run)
 

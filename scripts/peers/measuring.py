@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,14 +27,14 @@ def run(python: Path, words: list[str], seconds: float) -> dict[str, Any]:
     Everything it starts ends with it, at the latest after ``seconds``.
     """
     command = [str(python), str(HERE / words[0]), *words[1:]]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-                               env=surroundings() | ALIKE, start_new_session=True)
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {seconds:.0f} s"}
-    finally:
-        end(process)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+                          env=surroundings() | ALIKE, start_new_session=True) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return {"error": f"not done after {seconds:.0f} s"}
+        finally:
+            end(process)
     if process.returncode:
         said = [line.strip() for line in err.splitlines() if line.strip()]
         return {"error": f"exit code {process.returncode}: {said[-1] if said else 'it said nothing'}"}
@@ -45,8 +46,5 @@ def run(python: Path, words: list[str], seconds: float) -> dict[str, Any]:
 
 def end(process: subprocess.Popen[str]) -> None:
     """End the process and all that it started and left."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()

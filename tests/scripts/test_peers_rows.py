@@ -1,21 +1,7 @@
 """The table of the comparison with peers, with numbers worked by hand; no peer is installed for it."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
-
-FOLDER = Path(__file__).parents[2] / "scripts" / "peers"
-
-
-def load(name):
-    """The module of a file beside the scripts, which are no package."""
-    spec = importlib.util.spec_from_file_location(f"peers_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from peers_scripts import load
 
 rows = load("rows")
 READ = rows.Reading
@@ -87,21 +73,3 @@ def test_one_evaluation_gives_no_pace(known):
 def test_three_digits_are_shown(value, shown):
     line = rows.table([rows.Row("p", "q", value, None, None, None, None, 0, 1)]).splitlines()[-1]
     assert line.split(" | ")[2] == shown
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["sheprl"], "unknown peer 'sheprl'; there are sheeprl, brax-sac, brax-ppo, sheeprl-compiled"),
-        (["--rounds", "0"], "--rounds takes a whole number of at least 1, not '0'"),
-        (["brax-sac", "--rounds", "two"], "--rounds takes a whole number of at least 1, not 'two'"),
-        (["--rounds", "-1"], "--rounds takes a whole number of at least 1, not '-1'"),
-        (["--json", "/nowhere/at/all.json"], "--json takes a file in a folder that exists, not '/nowhere/at/all.json'"),
-    ],
-)
-def test_wrong_words_are_told_in_one_sentence_before_anything_is_installed(words, sentence, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    with pytest.raises(SystemExit) as left:
-        load("bench").main(words)
-    assert left.value.code == 2
-    assert capsys.readouterr().err == f"bench_peers.sh: {sentence}\n"
