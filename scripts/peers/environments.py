@@ -12,7 +12,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".peers"
 PINS = ROOT / "requirements.txt"
-_PINNED = ((3, 11), (3, 13))  # the Pythons that requirements.txt is for: from the first, below the second
+_UNPINNED = (3, 13)  # the first Python that requirements.txt is not for
 _LENT = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
 _SECONDS = 3600  # that one installation may take
 
@@ -37,7 +37,7 @@ def own() -> Path:
         return folder / "bin" / "python"
     if not (folder / "bin" / "python").exists():
         _create(folder, find_python(None))
-    _install(folder, ["-e", str(ROOT)], PINS if _version(folder / "bin" / "python") < _PINNED[1] else None)
+    _install(folder, ["-e", str(ROOT)], PINS if _version(folder / "bin" / "python") < _UNPINNED else None)
     (folder / "installed").write_text(wanted)
     return folder / "bin" / "python"
 
@@ -58,7 +58,7 @@ def peer(name: str, environment: Environment) -> Path:
         shutil.rmtree(folder)
     _create(folder, find_python(environment.below))
     file: Path | None = folder / "constraints.txt"
-    if environment.pins and _version(python) >= _PINNED[1]:
+    if environment.pins and _version(python) >= _UNPINNED:
         file = None
     else:
         (folder / "constraints.txt").write_text(constraints)
