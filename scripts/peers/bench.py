@@ -185,7 +185,7 @@ def step_rows(name: str, both: list[tuple[dict[str, Any], dict[str, Any]]]) -> l
         ours = [part(o, mine) for o, _ in both]
         theirs = [part(t, variant) for _, t in both]
         rows.append(row(name, f"ms of a train step: {what}", [reading(o, "ms") for o in ours],
-                        [reading(t, "ms") for t in theirs], sizes(ours[0], theirs[0])))
+                        [reading(t, "ms") for t in theirs], sizes(ours, theirs)))
     return rows
 
 
@@ -194,14 +194,16 @@ def part(result: dict[str, Any], variant: str) -> dict[str, Any]:
     return result if "error" in result else result[variant]
 
 
-def sizes(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-    """Return parameters and operations of both, or nothing where one of them failed."""
-    if "error" in ours or "error" in theirs:
+def sizes(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str:
+    """Return parameters, operations and threads, or nothing where there is no round that both came through."""
+    both = [(o, t) for o, t in zip(ours, theirs, strict=True) if "error" not in o and "error" not in t]
+    if not both:
         return ""
-    counted = "" if theirs["gflop"] is None else (
-        f"; matrix products {ours['gflop']:.1f} and {theirs['gflop']:.1f} GFLOP")
-    threads = "one thread" if theirs["threads"] == 1 else f"{theirs['threads']} threads"
-    return f"parameters {ours['parameters']:,} and {theirs['parameters']:,}{counted}; theirs on {threads}"
+    (mine, other), threads = both[0], sorted({str(t["threads"]) for _, t in both})
+    counted = "" if other["gflop"] is None else (
+        f"; matrix products {mine['gflop']:.1f} and {other['gflop']:.1f} GFLOP")
+    return (f"parameters {mine['parameters']:,} and {other['parameters']:,}{counted}; "
+            f"PyTorch's threads: {' or '.join(threads)}")
 
 
 def learning_rows(name: str, both: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:

@@ -53,7 +53,8 @@ def test_rounds_ratios_and_json(monkeypatch, capsys, tmp_path):
     file = tmp_path / "peers.json"
     assert run(monkeypatch, ["sheeprl", "--rounds", "2", "--json", str(file)], {"sheeprl_step.py": slower}) == 0
     out, err = capsys.readouterr()
-    assert "| 500 | 750 | 1.50 | 1.50 to 1.50 | 2 of 2 | parameters 7 and 7" in out
+    note = "parameters 7 and 7; matrix products 32.0 and 32.0 GFLOP; PyTorch's threads: 1"
+    assert f"| 500 | 750 | 1.50 | 1.50 to 1.50 | 2 of 2 | {note} |" in out
     assert "| 500 | - | - | - | 0 of 2 | theirs: failed: it broke |" in out
     assert "- sheeprl: torch 2" in out
     assert err.count("dreamer_v3, sheeprl: failed: it broke") == 2
