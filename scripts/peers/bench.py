@@ -64,6 +64,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2."""
+        kind, colon, words = message.partition("unrecognized arguments: ")
+        if colon and not kind:
+            message = f"unknown option {words.split()[0]!r}; there are --rounds N, --json FILE and --help"
         sys.stderr.write(f"{PROGRAM}: {message}\n")
         sys.exit(2)
 
@@ -91,8 +94,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     """Return what was asked for; leaves with exit code 2 and one sentence where it is wrong."""
     parser = Parser(prog=PROGRAM, description=__doc__, allow_abbrev=False)
     parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(PEERS)}; all but {ASKED}")
-    parser.add_argument("--rounds", default="3", help="ours, theirs, ours, theirs: how often; 3")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="gets all that was measured, with versions")
+    parser.add_argument("--rounds", nargs="?", const="", default="3", metavar="N",
+                        help="ours, theirs, ours, theirs: how often; 3")
+    parser.add_argument("--json", nargs="?", const=Path(), type=Path, metavar="FILE",
+                        help="gets all that was measured, with versions")
     args = parser.parse_intermixed_args(argv)
     for name in args.peers:
         if name not in PEERS:

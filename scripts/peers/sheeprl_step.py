@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 # What `torch.compile` made is there for the next round, as an installation is; before torch is imported.
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(sys.prefix) / "inductor"))
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(sys.prefix) / "inductor")
 
 import torch
 from sheeprl_agents import AGENTS, Trained
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> int:
             trained = AGENTS[name.split()[0]](VARIANTS[name])
             result[name] = timed(trained, args.calls, args.seconds, count=not VARIANTS[name])
         except Exception as error:  # noqa: BLE001 - what goes wrong in a peer's code is that variant's result
+            # A compilation that was stopped leaves half a file, which every later one would meet.
+            shutil.rmtree(os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
             result[name] = {"error": f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"}
         sys.stderr.write(f"{name}: {result[name]}\n")
     names = ("sheeprl", "torch", "lightning", "numpy", "gymnasium")

@@ -23,6 +23,9 @@ OURS = {
         (["--rounds", "0"], "--rounds takes a whole number of at least 1, not '0'"),
         (["brax-sac", "--rounds", "two"], "--rounds takes a whole number of at least 1, not 'two'"),
         (["--rounds", "-1"], "--rounds takes a whole number of at least 1, not '-1'"),
+        (["--rounds"], "--rounds takes a whole number of at least 1, not ''"),
+        (["--json"], "--json takes a file in a folder that exists, not '.'"),
+        (["--round", "2"], "unknown option '--round'; there are --rounds N, --json FILE and --help"),
         (["--json", "/nowhere/at/all.json"], "--json takes a file in a folder that exists, not '/nowhere/at/all.json'"),
     ],
 )
