@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from mbrl.cli import experiments, suites
+from mbrl.cli import experiments
 from mbrl.core.errors import UserError, unknown
 
 HELP = """usage: mbrl list {envs, agents, experiments, suites}
@@ -50,6 +50,8 @@ def _experiments() -> Iterable[str]:
 
 
 def _suites() -> Iterable[str]:
+    from mbrl.cli import suites
+
     return suites.names()
 
 

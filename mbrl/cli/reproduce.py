@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from mbrl.cli import parsing, suites, tables, yaml_file
+from mbrl.cli import parsing, tables, yaml_file
 from mbrl.cli.compare import check_page, interval
 from mbrl.core.errors import UserError
 
@@ -57,6 +57,8 @@ def run(argv: Sequence[str]) -> int:
     arguments = parsing.command(ReproduceArguments, argv, "mbrl reproduce")
     if arguments is None:
         return 0
+    from mbrl.cli import suites  # brings jax with it, which --help does without
+
     suite = suites.read(arguments.suite)
     if suite.unavailable:
         raise UserError(f"suite {suite.name!r} cannot be run: {suite.unavailable}")
@@ -79,6 +81,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _jobs(arguments: ReproduceArguments, suite: Suite) -> list[Job]:
     """Return the runs that are asked for, checked."""
+    from mbrl.cli import suites
+    from mbrl.runner import reproduce
+
     budget = suites.count(arguments.budget) if arguments.budget else None
     if arguments.budget and (budget is None or budget < 1):
         given = parsing.short(arguments.budget)
@@ -88,8 +93,6 @@ def _jobs(arguments: ReproduceArguments, suite: Suite) -> list[Job]:
     configs = suites.configs(suite, arguments.task, arguments.agent, budget)
     if not configs:
         raise UserError(f"none of the tasks {', '.join(arguments.task)} has an agent {', '.join(arguments.agent)}")
-    from mbrl.runner import reproduce  # brings jax and physics with it, which --help does without
-
     root = Path(arguments.root) if arguments.root else Path("runs/reproduce", suite.name)
     jobs = reproduce.jobs(root, configs, arguments.seeds)
     for job in jobs:

@@ -34,7 +34,7 @@ def read(given: str) -> Suite:
         raise unknown("suite", given, known)
     path = known.get(given) or Path(given)
     tree = yaml_file.read_tree(path, KIND)
-    _check_keys(f"{path}: ", tree, ("name", "about", "unavailable", "tasks", *_SHARED))
+    _check_keys(str(path), tree, ("name", "about", "unavailable", "tasks", *_SHARED))
     name = _text(f"{path}: name", tree.get("name"))
     if name != path.stem:
         raise UserError(f"{path}: name is {name!r}, but a suite is called as its file: {path.stem!r}")
@@ -48,7 +48,7 @@ def read(given: str) -> Suite:
 def _task(path: Path, name: str, given: Any, shared: Mapping[str, Any]) -> Task:
     place = f"{path}: tasks.{name}"
     own = _mapping(place, given)
-    _check_keys(f"{place}.", own, ("env", "references", "bar", *_SHARED))
+    _check_keys(place, own, ("env", "references", "bar", *_SHARED))
     tree = {"action_repeat": 1, "seeds": 1, **shared, **own}
     references = tree.get("references") or []
     if not isinstance(references, list):
@@ -71,7 +71,7 @@ def _task(path: Path, name: str, given: Any, shared: Mapping[str, Any]) -> Task:
 
 def _agent(place: str, given: Any) -> Mapping[str, Any]:
     setup = _mapping(place, given)
-    _check_keys(f"{place}.", setup, ("experiment", "settings"))
+    _check_keys(place, setup, ("experiment", "settings"))
     if "experiment" in setup:
         _text(f"{place}.experiment", setup["experiment"])
     if "settings" in setup:
@@ -81,7 +81,7 @@ def _agent(place: str, given: Any) -> Mapping[str, Any]:
 
 def _reference(place: str, given: Any) -> Reference:
     tree = _mapping(place, given)
-    _check_keys(f"{place}.", tree, ("agent", "score", "at", "source", "kind"))
+    _check_keys(place, tree, ("agent", "score", "at", "source", "kind"))
     if not tree.get("source"):
         raise UserError(f"{place} has no source; say where the score stands: a paper, or owner/repo: file")
     at = tree.get("at")
@@ -94,8 +94,9 @@ def _reference(place: str, given: Any) -> Reference:
     )
 
 
-def configs(suite: Suite, tasks: Collection[str], agents: Collection[str], budget: int | None) -> list[
-        tuple[Task, str, Config[Any]]]:
+def configs(
+    suite: Suite, tasks: Collection[str], agents: Collection[str], budget: int | None
+) -> list[tuple[Task, str, Config[Any]]]:
     """Return what is run: each agent on each task, and its config for any seed.
 
     Args:
@@ -156,7 +157,7 @@ def _check_choice(thing: str, given: Iterable[str], there: Collection[str], suit
 def _check_keys(place: str, tree: Mapping[Any, Any], known: Collection[str]) -> None:
     for key in tree:
         if key not in known:
-            raise UserError(f"{place.rstrip('.')}{'' if place.endswith(' ') else ' has '}{unknown('key', str(key), known)}")
+            raise UserError(f"{place}: {unknown('key', str(key), known)}")
 
 
 def _mapping(place: str, value: Any) -> Mapping[Any, Any]:

@@ -16,8 +16,8 @@ COLUMNS = (
 LEFT = frozenset({0, 1, 6, 9, 11, 12})  # names and remarks; the other columns are numbers
 _HOW = (
     "Ours is the interquartile mean over the seeds, at the env steps that stand beside it. A difference is ours minus "
-    "the published score, and only given where both are of the same env steps; our evaluations come after whole epochs, "
-    "so ours may be less than one epoch later."
+    "the published score, and only given where both are of the same env steps; our evaluations come after whole "
+    "epochs, so ours may be less than one epoch later."
 )
 
 
@@ -82,8 +82,8 @@ def _own(row: Row, ours: Ours | None) -> tuple[str, str, str]:
     seeds = str(row.seeds) if count == row.seeds else f"{count} of {row.seeds}"
     if ours is None:
         return seeds, "-", "-"
-    return seeds, " to ".join(f"{step:,}" for step in dict.fromkeys((ours.steps[0], ours.steps[-1]))), spell(
-        ours.estimate)
+    span = " to ".join(f"{step:,}" for step in dict.fromkeys((ours.steps[0], ours.steps[-1])))
+    return seeds, span, spell(ours.estimate)
 
 
 def _signed(value: float, like: float) -> str:
