@@ -20,9 +20,11 @@ from mbrl.core.errors import UserError
 from mbrl.core.types import Metrics, PRNGKey
 from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import Evaluate, make_evaluate
+from mbrl.replay import memory
 from mbrl.runner import leaves, rundir, seeds, stop
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.checks import check, check_memory, check_same
+from mbrl.runner.compiled import footprint
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.epoch import Program, make_program
 from mbrl.runner.files import write_atomic
@@ -189,7 +191,9 @@ def _compiled(m: _Machine, name: str, state: TrainState) -> Epoch:
         m.reporter.phase("compiling")
         started = time.perf_counter()
         m.compiled[name] = getattr(m.program, name).lower(state).compile()
-        m.reporter.note(f"compiled {name} in {time.perf_counter() - started:.0f} s")
+        seconds, peak = time.perf_counter() - started, footprint(m.compiled[name]).peak
+        free = memory.human(memory.available_bytes())
+        m.reporter.note(f"compiled {name} in {seconds:.0f} s; it takes {memory.human(peak)} at once, {free} are free")
     return m.compiled[name]
 
 
