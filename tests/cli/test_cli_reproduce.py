@@ -24,7 +24,7 @@ tasks:
       - {agent: optimum, score: 10, at: any, source: "probes.py: Reward"}
       - {agent: theirs, score: 4, at: 32, source: a paper, kind: mean of 3 seeds}
       - {agent: theirs, score: 5, at: 1e6, source: a paper, kind: mean of 3 seeds}
-  cue: {env: probe/cue}
+  again: {env: probe/reward, seeds: 1}
 """
 EXPERIMENT = """
 agent: toy
