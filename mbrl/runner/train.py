@@ -79,15 +79,24 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
         Interrupted: SIGINT or SIGTERM; the run is saved and can go on.
         RunFailed: more non-finite numbers than ``config.max_faults``; state and batch are saved.
     """
-    check(config)
-    program = make_program(config)
-    episodes = config.evaluation.episodes
-    evaluate = seeds.evaluate_seeds(config, make_evaluate(program.agent, make_vector(config.env, episodes), episodes))
-    line = check_memory(config, template(program, config))
+    program, evaluate, line = prepare(config)
     opened = rundir.create(config) if resume is None else rundir.reopen(Path(resume))
     with opened as folder, reporter or Silent() as told:
         told.note(line)
         return run(program, evaluate, config, folder, told, resume=resume is not None)
+
+
+def prepare(config: Config[Any]) -> tuple[Program, Evaluate, str]:
+    """Return a config's program and its evaluation, and a line that says what its replay takes.
+
+    Raises:
+        UserError: something in the config is not right.
+    """
+    check(config)
+    program = make_program(config)
+    episodes = config.evaluation.episodes
+    evaluate = seeds.evaluate_seeds(config, make_evaluate(program.agent, make_vector(config.env, episodes), episodes))
+    return program, evaluate, check_memory(config, template(program, config))
 
 
 def run(
