@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from mbrl.agents import AGENTS
 from mbrl.agents.dreamer import Dreamer, DreamerConfig
 from mbrl.bench.flops import count
 from mbrl.bench.naive import Naive
@@ -162,7 +161,7 @@ def epoch(setting: Setting) -> Piece:
     updates = int(updates_due(config, after) - updates_due(config, vector_steps))
     model = dataclasses.replace(config.agent.worldmodel, remat=False)
     plain = dataclasses.replace(config.agent, worldmodel=model)
-    agent = AGENTS[plain.name].make(plain, program.env.observation_spec, program.env.action_spec)
+    agent = make_program(dataclasses.replace(config, agent=plain)).agent
     update = count(agent.update, state.agent, state.key, sequence)
     flops = count(program.prefill, state) + updates * update
     return Piece(program.epoch, (state,), config.epoch, flops, (0,), lambda _, out: (out[0],))

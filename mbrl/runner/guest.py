@@ -148,6 +148,7 @@ def _hear(m: _Machine, agent: Any, metrics: dict[str, float]) -> None:
     values |= {name: float(value) for name, value in found.items()}
     values |= measures.timed(m.pace, step, told[-1])
     m.log.write(step, values)
+    m.reporter.phase("learning")
     m.reporter.metrics(step, told[-1], values)
     m.last[:] = [(state, values)]
     over = step == told[-1]

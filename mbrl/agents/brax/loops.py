@@ -98,7 +98,7 @@ class _Evaluator:
         return training_metrics
 
 
-def _replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
+def _replicate(tree: PyTree, devices: Sequence[Any]) -> PyTree:
     """Return the tree with a first axis over devices, as ``pmap`` leaves it, so that nothing compiles twice."""
     stacked = jax.tree.map(lambda leaf: jax.numpy.stack([leaf] * len(devices)), tree)
     return jax.pmap(lambda leaf: leaf, devices=devices)(stacked)
