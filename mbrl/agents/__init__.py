@@ -1,10 +1,13 @@
-"""Agents: thin compositions of a world model and what acts in it."""
+"""Agents: thin compositions of a world model and what acts in it, and guests that bring their own training loop."""
 
-from mbrl.agents import dreamer
-from mbrl.agents.base import Agent, AgentEntry
+from mbrl.agents import brax, dreamer
+from mbrl.agents.base import Agent, AgentEntry, Guest, GuestEntry, Player
 
-AGENTS: dict[str, AgentEntry] = {
+AGENTS: dict[str, AgentEntry | GuestEntry] = {
+    "apg": GuestEntry(brax.APGConfig, brax.make),
     "dreamer": AgentEntry(dreamer.DreamerConfig, dreamer.make),
+    "ppo": GuestEntry(brax.PPOConfig, brax.make),
+    "sac": GuestEntry(brax.SACConfig, brax.make),
 }
 
-__all__ = ["AGENTS", "Agent", "AgentEntry"]
+__all__ = ["AGENTS", "Agent", "AgentEntry", "Guest", "GuestEntry", "Player"]

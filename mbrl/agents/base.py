@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from jaxtyping import Array, Float, PyTree
 
 from mbrl.core.types import Metrics, PRNGKey, Sequence, TimeStep
+from mbrl.envs.base import Environment
 
 AgentState: TypeAlias = PyTree
 Carry: TypeAlias = PyTree
@@ -70,6 +71,53 @@ class Agent(NamedTuple):
     gamma: float
 
 
+class Course(NamedTuple):
+    """What the runner asks of an agent that brings its own training loop; counts are env steps."""
+
+    num_envs: int  # N, stepped together
+    action_repeat: int  # how many env steps the environment holds each action
+    time_limit: int  # after which it truncates an episode
+    steps: int  # to train for
+    every: int  # how often to hear of the policy
+    seed: int  # of every random number
+
+
+Tell: TypeAlias = Callable[[AgentState, dict[str, float]], None]
+
+
+class Training(NamedTuple):
+    """A training that is ready to run; counts are env steps.
+
+    Attributes:
+        told: after how many the policy is told of, each time; the last is the end.
+        run: trains, and calls its argument each time with the policy and the loop's own metrics. What that raises
+            ends the training.
+    """
+
+    told: range
+    run: Callable[[Tell], None]
+
+
+class Guest(NamedTuple):
+    """An agent that brings its own training loop: the runner lends it environments, and evaluates and saves its policy.
+
+    Attributes:
+        init: ``key -> AgentState``: what its policy needs, no more.
+        initial: as an ``Agent``'s.
+        act: as an ``Agent``'s.
+        prepare: ``(environment, course) -> Training``; raises UserError for a course it cannot run.
+    """
+
+    init: Callable[[PRNGKey], AgentState]
+    initial: Callable[[int], Carry]
+    act: Callable[[AgentState, PRNGKey, Carry, TimeStep, Mode], ActOutput]
+    prepare: Callable[[Environment, Course], Training]
+
+
+# What plays an episode, whoever trained it: ``initial`` and ``act`` are alike.
+Player: TypeAlias = Agent | Guest
+
+
 class AgentEntry(NamedTuple):
     """A registry line: the agent's config class and its constructor.
 
@@ -78,3 +126,13 @@ class AgentEntry(NamedTuple):
 
     config: type
     make: Callable[[Any, Any, Any], Agent]
+
+
+class GuestEntry(NamedTuple):
+    """A registry line of an agent that brings its own training loop.
+
+    ``make(config, observation_spec, action_spec) -> Guest``.
+    """
+
+    config: type
+    make: Callable[[Any, Any, Any], Guest]

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from mbrl.agents import AGENTS
 from mbrl.agents.dreamer import Dreamer, DreamerConfig
 from mbrl.bench.flops import count
 from mbrl.bench.naive import Naive
@@ -171,7 +170,7 @@ def epoch(setting: Setting) -> Piece:
         # How often the epoch learns is known to no tracer: the updates are counted apart.
         sequence, _ = jax.eval_shape(program.ring.sample, state.replay, state.key)
         plain = _stored(config.agent)
-        agent = AGENTS[plain.name].make(plain, program.env.observation_spec, program.env.action_spec)
+        agent = make_program(dataclasses.replace(config, agent=plain)).agent
         flops = count(program.prefill, state) + _updates(config) * count(agent.update, state.agent, state.key, sequence)
     steps = config.epoch * config.seeds
     return Piece(program.epoch, (state,), steps, flops, (0,), lambda _, out: (out[0],))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from mbrl.core.errors import UserError
-from mbrl.core.types import Observation, PRNGKey, TimeStep
+from mbrl.core.types import LAST, Observation, PRNGKey, TimeStep
 from mbrl.envs.base import Environment, EnvState
 from mbrl.envs.trees import guard, select, strong
 
@@ -71,35 +71,66 @@ class VectorEnv:
     def step(self, state: VectorState, action: Array) -> tuple[VectorState, TimeStep]:
         """Step N environments with actions ``[N, ...]``, or start them over where the last step was LAST."""
         over = state.over
-        firsts, used, key = self._refill(state)
-        slot = used + jnp.cumsum(over) - 1
-        fresh = jax.tree.map(lambda leaf: leaf[slot], firsts)
+        state, fresh = self._spend(state, over)
         stepped = strong(jax.vmap(self.env.step)(state.env, action))
         env, timestep = select(over, fresh, stepped)
         timestep, broken = guard(timestep, state.observation)
-        state = VectorState(
+        state = state._replace(
             env=env,
             observation=timestep.observation,
             over=timestep.last(),
-            firsts=firsts,
-            used=used + over.sum(dtype=jnp.int32),
             faults=state.faults + broken.sum(dtype=jnp.int32),
-            key=key,
         )
         return state, timestep
+
+    def step_through(
+        self, state: VectorState, action: Array, cut: Bool[Array, "N"]
+    ) -> tuple[VectorState, TimeStep, Observation]:
+        """Step N environments, and start over at once, not one step later, where an episode ends.
+
+        For learners that know no step between two episodes.
+
+        Args:
+            state: of ``reset`` or of this method; ``step`` is not to be mixed with it.
+            action: ``[N, ...]``.
+            cut: where the episode is truncated even if the environment would go on.
+
+        Returns:
+            the state; the step just reached, whose observation is the terminal one where it is LAST; and the
+            observation that the next action answers, a first one there.
+        """
+        reached = strong(jax.vmap(self.env.step)(state.env, action))
+        timestep, broken = guard(reached[1], state.observation)
+        timestep = timestep._replace(step_type=jnp.where(cut, LAST, timestep.step_type).astype(jnp.int32))
+        over = timestep.last()
+        state, (env, first) = self._spend(state, over)
+        first, spoilt = guard(first, timestep.observation)
+        env, observation = select(over, (env, first.observation), (reached[0], timestep.observation))
+        faults = state.faults + broken.sum(dtype=jnp.int32) + (over & spoilt).sum(dtype=jnp.int32)
+        state = state._replace(env=env, observation=observation, over=jnp.zeros_like(over), faults=faults)
+        return state, timestep, observation
 
     def _draw(self, key: PRNGKey) -> tuple[tuple[EnvState, TimeStep], PRNGKey]:
         """Draw a pool of first states."""
         key, draw = jax.random.split(key)
         return strong(jax.vmap(self.env.reset)(jax.random.split(draw, self.pool))), key
 
-    def _refill(self, state: VectorState) -> tuple[tuple[EnvState, TimeStep], Int[Array, ""], PRNGKey]:
+    def _spend(self, state: VectorState, over: Bool[Array, "N"]) -> tuple[VectorState, tuple[EnvState, TimeStep]]:
+        """Return the state without the first states that are needed where ``over`` holds, and these ``[N, ...]``."""
+        need = over.sum(dtype=jnp.int32)
+        firsts, used, key = self._refill(state, need)
+        slot = used + jnp.cumsum(over) - 1
+        fresh = jax.tree.map(lambda leaf: leaf[slot], firsts)
+        return state._replace(firsts=firsts, used=used + need, key=key), fresh
+
+    def _refill(
+        self, state: VectorState, need: Int[Array, ""]
+    ) -> tuple[tuple[EnvState, TimeStep], Int[Array, ""], PRNGKey]:
         """Draw a new pool where the old one holds too few first states for those that need one now.
 
         A loop that runs once or not at all, where a ``cond`` would do: under ``vmap`` (many seeds at once) a ``cond``
         computes both branches in every step, a loop only when some seed needs it.
         """
-        need = state.over.sum(dtype=jnp.int32)
 
         def short(carry: tuple[Any, Int[Array, ""], PRNGKey]) -> Bool[Array, ""]:
             return carry[1] + need > self.pool

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from mbrl.agents.base import ActOutput, Agent, AgentState, Mode
+from mbrl.agents.base import ActOutput, AgentState, Mode, Player
 from mbrl.core.errors import UserError
 from mbrl.core.types import PRNGKey, Sequence, TimeStep, to_env_action
 from mbrl.envs.base import VectorEnvironment
@@ -47,7 +47,7 @@ class _Tally(NamedTuple):
     done: Bool[Array, "E"]
 
 
-def make_evaluate(agent: Agent, env: VectorEnvironment, episodes: int) -> Evaluate:
+def make_evaluate(agent: Player, env: VectorEnvironment, episodes: int) -> Evaluate:
     """Return a jitted ``(agent_state, key) -> Evaluation`` of the policy's mode.
 
     Exactly the first episode of each environment counts, however long it is, so short episodes are not
@@ -77,7 +77,7 @@ def make_evaluate(agent: Agent, env: VectorEnvironment, episodes: int) -> Evalua
 
 
 def make_record(
-    agent: Agent,
+    agent: Player,
     env: VectorEnvironment,
     steps: int,
     mode: Mode = "eval",
@@ -100,13 +100,13 @@ def make_record(
     return jax.jit(record)
 
 
-def _start(agent: Agent, env: VectorEnvironment, key: PRNGKey) -> _Actor:
+def _start(agent: Player, env: VectorEnvironment, key: PRNGKey) -> _Actor:
     reset_key, act_key = jax.random.split(key)
     return _Actor(act_key, *env.reset(reset_key), agent.initial(env.num_envs))
 
 
 def _advance(
-    agent: Agent, env: VectorEnvironment, mode: Mode, agent_state: AgentState, actor: _Actor
+    agent: Player, env: VectorEnvironment, mode: Mode, agent_state: AgentState, actor: _Actor
 ) -> tuple[_Actor, ActOutput]:
     key, act_key = jax.random.split(actor.key)
     output = agent.act(agent_state, act_key, actor.carry, actor.timestep, mode)
@@ -115,7 +115,7 @@ def _advance(
 
 
 def _film(
-    agent: Agent,
+    agent: Player,
     env: VectorEnvironment,
     mode: Mode,
     probe: Callable[[Any], PyTree],
@@ -132,7 +132,7 @@ def _running(loop: tuple[_Actor, _Tally]) -> Bool[Array, ""]:
 
 
 def _play(
-    agent: Agent, env: VectorEnvironment, agent_state: AgentState, loop: tuple[_Actor, _Tally]
+    agent: Player, env: VectorEnvironment, agent_state: AgentState, loop: tuple[_Actor, _Tally]
 ) -> tuple[_Actor, _Tally]:
     actor, _ = _advance(agent, env, "eval", agent_state, loop[0])
     (returns, lengths, terminated), done = loop[1]

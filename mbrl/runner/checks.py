@@ -18,6 +18,9 @@ from mbrl.runner.state import TrainState
 # What may change when a run goes on: it decides how long, how often and how much, but no number of the training.
 MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "evaluation.", "checkpoint.")
 
+# What agents that bring their own training loop make nothing of.
+NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults")
+
 # Env steps are counted in int32.
 MAX_STEPS = 2_000_000_000
 
@@ -28,32 +31,60 @@ def check(config: Config[Any]) -> None:
     Raises:
         UserError: one is out of its range or does not fit another; the sentence says what would.
     """
-    at_least_one = {
-        "seeds": config.seeds,
-        "steps": config.steps,
-        "epoch": config.epoch,
-        "prefill": config.prefill,
-        "env.action_repeat": config.env.action_repeat,
-        "env.time_limit": config.env.time_limit,
-        "evaluation.every": config.evaluation.every,
-        "evaluation.episodes": config.evaluation.episodes,
-        "checkpoint.every": config.checkpoint.every,
-        "checkpoint.keep": config.checkpoint.keep,
-    }
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, not {value}")
-    if config.steps > MAX_STEPS:
-        raise UserError(f"steps must be at most {MAX_STEPS}, not {config.steps}")
+    _check_counts({"seeds": config.seeds, "epoch": config.epoch, "prefill": config.prefill})
+    _check_any(config)
     if config.max_faults < 0:
         raise UserError(f"max_faults must be at least 0, not {config.max_faults}")
-    _check_seed(config.seed)
     if config.seed + config.seeds > 2**32:
         raise UserError(f"seed {config.seed} leaves no room for {config.seeds} seeds below {2**32}; take a smaller one")
     if not 0 < config.train_ratio < math.inf:
         raise UserError(f"train_ratio must be positive and finite, not {config.train_ratio}")
     check_sizes(config.replay, config.num_envs)
     _check_epoch(config)
+
+
+def check_guest(config: Config[Any]) -> None:
+    """Check the numbers of an agent that brings its own training loop, and that none is set that has no part in it.
+
+    Raises:
+        UserError: one is out of its range, or is not the default though nothing would come of it.
+    """
+    _check_any(config)
+    name = config.agent.name
+    for alone in ("seeds", "devices"):
+        if getattr(config, alone) != 1:
+            raise UserError(
+                f"{alone} must be 1, not {getattr(config, alone)}: {name} brings its own training loop, for one "
+                "seed and one device"
+            )
+    plain = dict(_flat(yaml.safe_load(to_yaml(Config(config.agent)))))
+    for key, value in _flat(yaml.safe_load(to_yaml(config))):
+        if key.startswith(NOT_FOR_GUESTS) and value != plain[key]:
+            raise UserError(
+                f"{key} has no part in the training of {name}, which brings its own loop, but is {value}; leave it out"
+            )
+
+
+def _check_any(config: Config[Any]) -> None:
+    """Check what every run has."""
+    _check_counts({
+        "steps": config.steps,
+        "env.action_repeat": config.env.action_repeat,
+        "env.time_limit": config.env.time_limit,
+        "evaluation.every": config.evaluation.every,
+        "evaluation.episodes": config.evaluation.episodes,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep": config.checkpoint.keep,
+    })
+    if config.steps > MAX_STEPS:
+        raise UserError(f"steps must be at most {MAX_STEPS}, not {config.steps}")
+    _check_seed(config.seed)
+
+
+def _check_counts(counts: dict[str, int]) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}")
 
 
 def check_evaluation(episodes: int, seed: int) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mbrl.agents import AGENTS
-from mbrl.agents.base import Agent, Mode
+from mbrl.agents.base import Agent, AgentEntry, Mode
 from mbrl.core.errors import UserError
 from mbrl.core.types import Metrics, PRNGKey, Sequence, action_dim, example, restart, to_env_action
 from mbrl.envs import make_vector
@@ -61,7 +61,10 @@ def make_program(config: Config) -> Program:
     mesh = devices.mesh(config)
     if isinstance(env, HostVectorEnv):
         _check_host(config, mesh)
-    agent = AGENTS[config.agent.name].make(config.agent, env.observation_spec, env.action_spec)
+    entry = AGENTS[config.agent.name]
+    if not isinstance(entry, AgentEntry):
+        raise TypeError(f"{config.agent.name} brings its own training loop")
+    agent = entry.make(config.agent, env.observation_spec, env.action_spec)
     ring = Ring(config.replay, config.num_envs)
     parts = (agent, env, ring)
     refresh = devices.over_rows(mesh, partial(refresh_rows, agent, ring))

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mbrl.agents.base import Diagnosis
-from mbrl.core.types import FIRST, LAST, Sequence, as_dict
+from mbrl.agents.base import Agent, Diagnosis
+from mbrl.core.types import FIRST, LAST, PRNGKey, Sequence, as_dict
 from mbrl.envs import VectorEnv, make_vector, unwrap
 from mbrl.envs.base import VectorEnvironment
 from mbrl.envs.wrappers import Wrapper
@@ -23,6 +23,7 @@ from mbrl.evaluation.statistics import Summary, summarise
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.epoch import Program
 from mbrl.runner.files import write_atomic
+from mbrl.runner.guest import GuestProgram, GuestState
 from mbrl.runner.loggers import Values, read_metrics
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.seeds import evaluate_seeds, keys_of, pick
@@ -39,6 +40,14 @@ _PIXELS = 160  # height that small images are enlarged to
 _LINES = 6  # dimensions of an observation that are drawn as lines
 
 
+class Judged(NamedTuple):
+    """What a world model says of the recording, and how good that is; arrays are on the host."""
+
+    diagnosis: Diagnosis  # [T, N]
+    assessment: judge.Assessment
+    gamma: float
+
+
 class Found(NamedTuple):
     """What the report tells of; arrays are on the host."""
 
@@ -47,12 +56,13 @@ class Found(NamedTuple):
     summary: Summary  # of its returns; of several seeds, of their means
     by_seed: np.ndarray  # [S] mean return of each seed
     sequence: Sequence  # [T, N] the policy as it samples
-    diagnosis: Diagnosis  # [T, N]
-    assessment: judge.Assessment
     q: Any  # [T, N, Q] joint positions beside the sequence, None where there are none
+    judged: Judged | None  # None of an agent without a world model
 
 
-def make_report(run_dir: str | Path, config: Config[Any], program: Program, state: TrainState) -> Path:
+def make_report(
+    run_dir: str | Path, config: Config[Any], program: Program | GuestProgram, state: TrainState | GuestState
+) -> Path:
     """Write ``report.html``, the pictures beside it and the films under ``videos/``; older ones are replaced.
 
     Args:
@@ -70,10 +80,7 @@ def make_report(run_dir: str | Path, config: Config[Any], program: Program, stat
     sections = [
         _learning(found, config),
         _evaluation(found, config, base),
-        _ahead(found),
-        _dream(found, base),
-        _calibration(found),
-        _returns(found, program.agent.gamma),
+        *_model(found, config, base),
         Section("Config", "Resolved; it runs again as it stands.", source=to_yaml(config)),
     ]
     for picture in (p for section in sections for p in section.pictures):
@@ -83,27 +90,33 @@ def make_report(run_dir: str | Path, config: Config[Any], program: Program, stat
     return run.report
 
 
-def _find(run: RunDir, config: Config[Any], program: Program, state: TrainState) -> Found:
+def _find(run: RunDir, config: Config[Any], program: Program | GuestProgram, state: Any) -> Found:
     """Roll out and judge; the seeds are the report's own and the same each time."""
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(b"report"))
     evaluate_key, record_key, diagnose_key = jax.random.split(key, 3)
     agent, limit = program.agent, -(-config.env.time_limit // config.env.action_repeat)
     evaluate = evaluate_seeds(config, make_evaluate(agent, make_vector(config.env, EPISODES), EPISODES))
     evaluation = evaluate(state.agent, keys_of(config, lambda seed: jax.random.fold_in(evaluate_key, seed)))
-    # What one model dreams is told of the first seed.
-    state = pick(config, state)
+    if isinstance(state, TrainState):  # what one model dreams is told of the first seed
+        state = pick(config, state)
     window = CONTEXT + HORIZON
     steps = -(-(min(limit, _LONGEST) + 1) // window) * window
     env = make_vector(config.env, _ENVS)
     record = make_record(agent, env, steps, mode="train", probe=_positions(env))
     sequence, q = record(state.agent, record_key)
-    diagnosis = judge.make_diagnose(agent, CONTEXT, HORIZON)(state.agent, diagnose_key, sequence)
-    evaluation, sequence, diagnosis, q = jax.device_get((evaluation, sequence, diagnosis, q))
-    assessment = judge.assess(sequence, diagnosis, agent.gamma, CONTEXT, HORIZON)
+    judged = _judge(agent, state.agent, diagnose_key, sequence) if isinstance(agent, Agent) else None
+    evaluation, sequence, q = jax.device_get((evaluation, sequence, q))
     by_seed = np.atleast_2d(evaluation.returns).mean(-1)
     evaluation = Evaluation(*(x.ravel() for x in evaluation))
     summary = summarise(by_seed if config.seeds > 1 else evaluation.returns)
-    return Found(read_metrics(run), evaluation, summary, by_seed, sequence, diagnosis, assessment, q)
+    return Found(read_metrics(run), evaluation, summary, by_seed, sequence, q, judged)
+
+
+def _judge(agent: Agent, state: Any, key: PRNGKey, sequence: Sequence) -> Judged:
+    diagnosis = judge.make_diagnose(agent, CONTEXT, HORIZON)(state, key, sequence)
+    sequence, diagnosis = jax.device_get((sequence, diagnosis))
+    assessment = judge.assess(sequence, diagnosis, agent.gamma, CONTEXT, HORIZON)
+    return Judged(diagnosis, assessment, agent.gamma)
 
 
 def _innermost(env: VectorEnvironment) -> Any:
@@ -133,7 +146,7 @@ def _mechanism(base: Any) -> Any:
     return getattr(owner, "mj_model", None)
 
 
-def _header(found: Found, config: Config[Any], state: TrainState) -> dict[str, str]:
+def _header(found: Found, config: Config[Any], state: TrainState | GuestState) -> dict[str, str]:
     low, high = found.summary.low, found.summary.high
     device = jax.devices()[0]
     seconds = sum(row.get("time/epoch") or 0 for row in found.rows)
@@ -142,15 +155,23 @@ def _header(found: Found, config: Config[Any], state: TrainState) -> dict[str, s
         "95 % interval of the mean": f"{low:.1f} to {high:.1f}",
         "Evaluated on": f"{len(found.evaluation.returns)} fresh episodes",
         "Env steps": f"{int(state.step):,}",
-        "Updates": f"{int(state.updates):,}",
-        "Skipped updates": str(int(state.faults.updates.sum())),
-        "Broken physics steps": str(int(state.faults.physics.sum())),
+        **_counts(state),
         "Time learning": f"{seconds / 60:.1f} min" if seconds else "unknown",
         "Environment": config.env.name,
         "Agent": config.agent.name,
         **_seeds(found, config),
         "Versions": f"mbrl {__version__}, jax {jax.__version__}, Python {platform.python_version()}",
         "Machine": f"{jax.device_count()} {device.device_kind} device, {os.cpu_count()} cores, {platform.system()}",
+    }
+
+
+def _counts(state: TrainState | GuestState) -> dict[str, str]:
+    if isinstance(state, GuestState):
+        return {}
+    return {
+        "Updates": f"{int(state.updates):,}",
+        "Skipped updates": str(int(state.faults.updates.sum())),
+        "Broken physics steps": str(int(state.faults.physics.sum())),
     }
 
 
@@ -177,7 +198,8 @@ def _series(rows: list[Values], name: str) -> tuple[list[float], list[float]]:
 
 def _learning(found: Found, config: Config[Any]) -> Section:
     rows = found.rows
-    learned = [row for row in rows if row.get("run/updates_per_step")]
+    # A guest's every line tells of learning; of the runner's own agents, those after the prefill.
+    learned = [row for row in rows if row.get("run/updates_per_step", 1)]
     pictures = [
         Picture(
             "learning_curve.png",
@@ -193,6 +215,7 @@ def _learning(found: Found, config: Config[Any]) -> Section:
     for file, prefixes, caption in (
         ("losses.png", ("loss/",), "Losses, unweighted means over each epoch's updates."),
         ("signals.png", ("model/", "actor/", "critic/"), "What else the updates say of model, actor and critic."),
+        ("training.png", ("train/",), "What the agent's own training loop says of itself."),
     ):
         names = sorted({name for row in learned for name in row if name.startswith(prefixes)})
         series = {_spell(name, prefixes): _series(learned, name) for name in names}
@@ -253,8 +276,21 @@ def _frames(values: np.ndarray, reference: np.ndarray) -> draw.Frames:
     return dream.heat(flat, known.min(axis=0), known.max(axis=0))
 
 
-def _ahead(found: Found) -> Section:
-    assessment = found.assessment
+def _model(found: Found, config: Config[Any], base: Any) -> list[Section]:
+    """Return what is told of the world model, in a word where there is none."""
+    if found.judged is None:
+        text = f"{config.agent.name} has none: no prediction, dream, calibration or imagined return can be shown."
+        return [Section("World model", text)]
+    judged = found.judged
+    return [
+        _ahead(judged.assessment),
+        _dream(found.sequence, judged.diagnosis, base),
+        _calibration(judged.assessment),
+        _returns(judged.assessment.returns, judged.gamma),
+    ]
+
+
+def _ahead(assessment: judge.Assessment) -> Section:
     curves = {("observation" if k == "state" else k): c for k, c in assessment.open_loop.items()}
     curves |= {"reward": assessment.open_loop_reward}
     name, curve = next(iter(curves.items()))
@@ -273,12 +309,12 @@ def _ahead(found: Found) -> Section:
     )
 
 
-def _dream(found: Found, base: Any) -> Section:
+def _dream(sequence: Sequence, diagnosis: Diagnosis, base: Any) -> Section:
     """Show the typical window: real above, dreamt below."""
-    timestep: Any = found.sequence.timestep
+    timestep: Any = sequence.timestep
     ahead = judge.until_border(timestep.step_type == FIRST, CONTEXT, CONTEXT + HORIZON)
     key, truth = next(iter(as_dict(timestep.observation).items()))
-    predicted = found.diagnosis.open_loop_observation[key]
+    predicted = diagnosis.open_loop_observation[key]
     start, env, steps = judge.typical_window(np.asarray(truth), np.asarray(predicted), ahead, CONTEXT)
     if not steps:
         return Section("The dream", f"No episode went on after the {CONTEXT} steps that the model sees.")
@@ -319,8 +355,7 @@ def _liveliest(key: str, window: np.ndarray, recording: np.ndarray) -> tuple[lis
     return [f"{'observation' if key == 'state' else key}[{i}]" for i in shown], shown
 
 
-def _calibration(found: Found) -> Section:
-    a = found.assessment
+def _calibration(a: judge.Assessment) -> Section:
     kinds: Callable[[judge.Calibration, judge.Calibration], Mapping[str, figures.Bins]]
     kinds = lambda near, far: {"filtered": near[:3], "open loop": far[:3]}
     picture = figures.calibration([
@@ -341,8 +376,7 @@ def _calibration(found: Found) -> Section:
     )
 
 
-def _returns(found: Found, gamma: float) -> Section:
-    gap = found.assessment.returns
+def _returns(gap: judge.ReturnGap, gamma: float) -> Section:
     text = (
         f"Real returns are discounted by {gamma:.4g}. Where an episode is cut off rather than terminated, the critic "
         "stands for what would have come; only steps count for which that is at most half of the weight, and the more "

@@ -12,9 +12,9 @@ import jax
 
 from mbrl.core.errors import UserError
 from mbrl.evaluation.rollout import Evaluate
-from mbrl.runner import compare, machine, rundir, train
+from mbrl.runner import compare, guest, machine, rundir, train
 from mbrl.runner.checkpoint import Checkpoints
-from mbrl.runner.checks import check, check_same
+from mbrl.runner.checks import check, check_guest, check_same
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import Program
 from mbrl.runner.loggers import read_metrics
@@ -72,7 +72,7 @@ def check_all(found: Iterable[Job]) -> None:
     """
     for job in found:
         try:
-            check(job.config)
+            (check_guest if guest.is_guest(job.config) else check)(job.config)
         except UserError as error:
             raise UserError(f"{job.agent} on {job.task.name}: {error}") from error
         if job.run.config.is_file():
@@ -110,6 +110,8 @@ def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train
     if state_of(job) != "open":
         return ""
     path = job.run.path
+    if guest.is_guest(job.config):
+        return _perform_guest(job, reporter)
     try:
         program, evaluate, line = prepare(job.config)
         with rundir.take(job.config) as folder:
@@ -126,4 +128,17 @@ def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train
         return f"{path} failed: {error}"
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         return f"{path} failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    return ""
+
+
+def _perform_guest(job: Job, reporter: Callable[[], Reporter]) -> str:
+    """Train an agent that brings its own loop, from its first step: such a run cannot go on."""
+    path, name = job.run.path, job.config.agent.name
+    if path.exists():
+        return f"{path} was stopped or is at work, and a run of {name} cannot go on; remove it to begin anew"
+    try:
+        train.train(job.config, reporter=reporter())
+    except RunFailed as error:
+        return f"{path} failed: {error}"
+    machine.note(job.run)
     return ""

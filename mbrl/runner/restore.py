@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import Evaluation, make_evaluate
 from mbrl.runner import rundir, seeds
@@ -13,16 +15,19 @@ from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.checks import check_evaluation, check_same
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import Program, make_program
+from mbrl.runner.guest import GuestProgram, GuestState, is_guest, make_guest
+from mbrl.runner.measures import named_key
+from mbrl.runner.seeds import run_key
 from mbrl.runner.state import TrainState
-from mbrl.runner.train import Result, named_key, template
+from mbrl.runner.train import Result
 
 
 class Loaded(NamedTuple):
     """A run as its newest (or best) valid checkpoint has it."""
 
     config: Config
-    program: Program
-    state: TrainState
+    program: Program | GuestProgram
+    state: TrainState | GuestState
 
 
 def load(run_dir: str | Path, config: Config[Any], *, best: bool = False) -> Loaded:
@@ -41,8 +46,9 @@ def load(run_dir: str | Path, config: Config[Any], *, best: bool = False) -> Loa
     saved = saves.find(best=best)
     check_same(saved.config, config)
     # Whatever it was trained on, it is looked at on one device.
-    program = make_program(dataclasses.replace(config, devices=1))
-    return Loaded(config, program, saves.load(saved, template(program, config)))
+    program = make_guest(config) if is_guest(config) else make_program(dataclasses.replace(config, devices=1))
+    template = jax.eval_shape(program.init, run_key(config))
+    return Loaded(config, program, saves.load(saved, template))
 
 
 def evaluate(run: Loaded | Result, episodes: int = 20, seed: int = 0) -> Evaluation:

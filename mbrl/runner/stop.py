@@ -11,7 +11,7 @@ from types import FrameType
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong: it was asked for, and everything is saved
-    """A signal stopped the run after it was saved; the message says where, and how to go on.
+    """A signal stopped the run after it was saved; the message says where, and whether and how it can go on.
 
     Attributes:
         run_dir: the run's folder.
@@ -19,10 +19,11 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong: it was asked f
         exit_code: what a command line leaves with, 130 for Ctrl-C and 143 for SIGTERM.
     """
 
-    def __init__(self, run_dir: Path, step: int, signum: int) -> None:
+    def __init__(self, run_dir: Path, step: int, signum: int, then: str = "") -> None:
+        """Note where and why; ``then`` says what can be done with the run, by default that it can go on."""
         super().__init__(
             f"stopped by {signal.Signals(signum).name} at env step {step:,}; saved in {run_dir}; "
-            f"go on with: mbrl train {run_dir}"
+            f"{then or f'go on with: mbrl train {run_dir}'}"
         )
         self.run_dir = run_dir
         self.signum = signum

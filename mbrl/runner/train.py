@@ -7,8 +7,6 @@ evaluation, depend on the env step alone. So a run that was stopped and goes on 
 from __future__ import annotations
 
 import time
-import zlib
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -17,24 +15,22 @@ import jax
 import numpy as np
 
 from mbrl.core.errors import UserError
-from mbrl.core.types import Metrics, PRNGKey
+from mbrl.core.types import Metrics
 from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import Evaluate, make_evaluate
 from mbrl.replay import memory
-from mbrl.runner import leaves, rundir, seeds, stop
+from mbrl.runner import guest, leaves, measures, rundir, seeds, stop
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.checks import check, check_memory, check_same
 from mbrl.runner.compiled import footprint
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.epoch import Program, make_program
 from mbrl.runner.files import write_atomic
+from mbrl.runner.guest import GuestProgram, GuestState
 from mbrl.runner.loggers import MetricsLog, Values
 from mbrl.runner.reporter import Reporter, Silent
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.state import TrainState
-
-# Epochs over which the speed is averaged.
-_PACE = 5
 
 
 class Result(NamedTuple):
@@ -42,8 +38,8 @@ class Result(NamedTuple):
 
     run_dir: Path
     config: Config
-    program: Program
-    state: TrainState
+    program: Program | GuestProgram
+    state: TrainState | GuestState
     metrics: Values  # the last line of metrics.jsonl
 
 
@@ -62,7 +58,7 @@ class _Machine(NamedTuple):
     log: MetricsLog
     reporter: Reporter
     received: list[int]  # signals
-    pace: deque[tuple[float, int]]  # seconds and env steps at the ends of the last epochs
+    pace: measures.Pace
 
 
 def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Reporter | None = None) -> Result:
@@ -79,6 +75,9 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
         Interrupted: SIGINT or SIGTERM; the run is saved and can go on.
         RunFailed: more non-finite numbers than ``config.max_faults``; state and batch are saved.
     """
+    if guest.is_guest(config):
+        folder, program, state, values = guest.train(config, resume=resume is not None, reporter=reporter)
+        return Result(folder.path, config, program, state, values)
     program, evaluate, line = prepare(config)
     opened = rundir.create(config) if resume is None else rundir.reopen(Path(resume))
     with opened as folder, reporter or Silent() as told:
@@ -108,7 +107,7 @@ def run(
         reporter.phase("compiling")
         state, metric = _restored(program, config, folder, saves) if resume else _fresh(program, config)
         step = int(state.step)
-        pace = deque([(time.perf_counter(), step)], maxlen=_PACE + 1)
+        pace = measures.start_pace(step)
         with MetricsLog(folder, step if resume else None) as log:
             machine = _Machine(config, folder, program, {}, evaluate, saves, log, reporter, received, pace)
             state, values = _loop(machine, state, metric)
@@ -118,16 +117,6 @@ def run(
 def template(program: Program, config: Config[Any]) -> TrainState:
     """Return the state's structure, shapes and dtypes as ``jax.ShapeDtypeStruct``."""
     return jax.eval_shape(program.init, seeds.run_key(config))
-
-
-def evaluation_key(seed: int, step: int) -> PRNGKey:
-    """Return the key of the evaluation after ``step`` env steps."""
-    return jax.random.fold_in(named_key(seed, "evaluation"), step)
-
-
-def named_key(seed: int, name: str) -> PRNGKey:
-    """Return a key for one purpose, apart from the training's own, which are split from ``jax.random.key(seed)``."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def _fresh(program: Program, config: Config[Any]) -> tuple[TrainState, None]:
@@ -170,16 +159,16 @@ def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[Trai
     state, metrics = epoch(state)
     found = jax.device_get(metrics)
     step = int(state.step)
-    if step >= config.steps or _due(config.evaluation.every, before, step):
+    if step >= config.steps or measures.due(config.evaluation.every, before, step):
         m.reporter.phase("evaluating")
         evaluated = _evaluated(m, state, step)
         found, metric = found | evaluated, float(np.mean(evaluated["eval/return_mean"]))
         m.reporter.phase(work)
     values: Values = seeds.summarise(found)
-    values |= _timed(m, step, learning=work == "learning")
+    values |= measures.timed(m.pace, step, config.steps, learning=work == "learning")
     m.log.write(step, values)
     m.reporter.metrics(step, config.steps, values)
-    if _due(config.checkpoint.every, before, step):
+    if measures.due(config.checkpoint.every, before, step):
         _save(m, state, metric)
     _survive(m, state, metric)
     return state, values, metric
@@ -197,36 +186,12 @@ def _compiled(m: _Machine, name: str, state: TrainState) -> Epoch:
     return m.compiled[name]
 
 
-def _due(every: int, before: int, after: int) -> bool:
-    """Whether a multiple of ``every`` lies in ``(before, after]``."""
-    return after // every > before // every
-
-
 def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, Any]:
     """Evaluate the policy's mode with seeds of its own; numbers, of several training seeds one each."""
-    key = seeds.keys_of(m.config, lambda seed: evaluation_key(seed, step))
+    key = seeds.keys_of(m.config, lambda seed: measures.evaluation_key(seed, step))
     # Of one seed every device has the agent, and one is enough to play.
     agent = state.agent if m.config.seeds > 1 else jax.device_put(state.agent, jax.devices()[0])
-    returns, lengths, terminated = jax.device_get(m.evaluate(agent, key))
-    return {
-        "eval/return_mean": returns.mean(-1),
-        "eval/return_std": returns.std(-1),
-        "eval/length_mean": lengths.mean(-1),
-        "eval/terminated": terminated.mean(-1),
-    }
-
-
-def _timed(m: _Machine, step: int, *, learning: bool) -> Values:
-    """Return the wall clock's figures, in seconds; collecting alone is too fast to tell how much time is left."""
-    m.pace.append((time.perf_counter(), step))
-    (first, begin), (last, end) = m.pace[0], m.pace[-1]
-    speed = (end - begin) / max(last - first, 1e-9)
-    left = max(m.config.steps - step, 0) / speed if learning else None
-    seconds = last - m.pace[-2][0]
-    if not learning:
-        m.pace.clear()
-        m.pace.append((last, step))
-    return {"time/epoch": seconds, "time/steps_per_second": speed, "time/left": left}
+    return measures.scores(m.evaluate(agent, key))
 
 
 def _save(m: _Machine, state: TrainState, metric: float | None) -> None:

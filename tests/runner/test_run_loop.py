@@ -13,10 +13,10 @@ from toy_run import StopAt, go_on, start, toy_config, toy_evaluate, toy_program
 from mbrl.core.errors import UserError
 from mbrl.runner import leaves
 from mbrl.runner.config import CheckpointConfig, EvalConfig
+from mbrl.runner.measures import evaluation_key
 from mbrl.runner.reporter import Silent
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.stop import Interrupted, RunFailed
-from mbrl.runner.train import evaluation_key
 
 
 class CrashError(Exception):
