@@ -28,7 +28,7 @@ def test_import_and_help_import_nothing_heavy(tmp_path):
     assert imported("from mbrl.cli.main import main\nmain(['--help'])\nmain(['trian'])", tmp_path) == set()
 
 
-@pytest.mark.parametrize("kind", ["envs", "agents", "experiments"])
+@pytest.mark.parametrize("kind", ["envs", "agents", "experiments", "suites"])
 def test_listing_does_not_load_physics_or_pictures(kind, tmp_path):
     loaded = imported(f"from mbrl.cli.main import main\nmain(['list', {kind!r}])", tmp_path)
     assert loaded.isdisjoint({"brax", "mujoco", "matplotlib", "orbax"})

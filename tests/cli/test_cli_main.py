@@ -33,7 +33,8 @@ def test_help_names_every_command(argv, capsys):
         (["eval", "--help"], ["--episodes INT", "(default: 20)", "RUN_DIR"]),
         (["report", "--help"], ["RUN_DIR"]),
         (["compare", "--help"], ["RUN_DIR", "--html", "--scale"]),
-        (["list", "--help"], ["envs", "agents", "experiments"]),
+        (["reproduce", "--help"], ["SUITE", "--task", "--budget STR", "--root"]),
+        (["list", "--help"], ["envs", "agents", "experiments", "suites"]),
     ],
 )
 def test_each_command_explains_itself(argv, words, capsys):
@@ -49,7 +50,8 @@ def test_version(capsys):
 
 
 def test_lists(capsys):
-    for kind, member in {"envs": "brax/hopper", "agents": "dreamer", "experiments": "quickstart.yaml"}.items():
+    members = {"envs": "brax/hopper", "agents": "dreamer", "experiments": "quickstart.yaml", "suites": "quick"}
+    for kind, member in members.items():
         assert main(["list", kind]) == 0
         assert any(line.endswith(member) for line in said(capsys).out.splitlines())
 

@@ -24,7 +24,6 @@ tasks:
       - {agent: optimum, score: 10, at: any, source: "probes.py: Reward"}
       - {agent: theirs, score: 4, at: 32, source: a paper, kind: mean of 3 seeds}
       - {agent: theirs, score: 5, at: 1e6, source: a paper, kind: mean of 3 seeds}
-  again: {env: probe/reward, seeds: 1}
 """
 EXPERIMENT = """
 agent: toy
@@ -67,8 +66,7 @@ def test_a_suite_from_nothing_to_its_table_and_page(here, capsys):
     assert table[1].split()[:6] == ["reward", "toy", "2", "64", "10.00", "[10.00,"]
     assert "9.50: pass" in table[1]
     assert table[2].split()[3] == "32"
-    assert "none published" in table[3]
-    assert table[4:] == ["[1] probes.py: Reward", "[2] mean of 3 seeds; a paper", "page: page.html"]
+    assert table[3:] == ["[1] probes.py: Reward", "[2] mean of 3 seeds; a paper", "page: page.html"]
     page = (here / "page.html").read_text()
     assert "Suite toys, beside published scores" in page
     assert "mean of 3 seeds; a paper" in page
