@@ -19,8 +19,8 @@ is the interquartile mean: a quarter of the runs is cut off at either end, by fr
 whole number. Intervals hold 95 % of 2,000 stratified bootstrap resamples, in which each task's runs are drawn anew from
 its own (percentile method); they say how far other seeds might lead, and are rough for fewer than about ten. Standard
 deviations are those of the runs themselves. All of it follows Agarwal et al. 2021, "Deep Reinforcement Learning at the
-Edge of the Statistical Precipice". How far imagined returns are from real ones is not among what runs log, so it is not
-compared; the report of each run measures it."""
+Edge of the Statistical Precipice". How far imagined returns are from real ones is a metric of each run,
+eval/exploitation_gap; it is not compared here."""
 
 
 def cells(comparison: Comparison) -> list[tuple[str, ...]]:

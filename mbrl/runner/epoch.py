@@ -18,6 +18,7 @@ from mbrl.core.types import Metrics, PRNGKey, Sequence, action_dim, example, res
 from mbrl.envs import make_vector
 from mbrl.envs.base import VectorEnvironment
 from mbrl.envs.dm import HostVectorEnv
+from mbrl.evaluation.exploitation import Gap
 from mbrl.replay.ring import Address, Ring, RingState
 from mbrl.runner import devices
 from mbrl.runner.config import Config
@@ -40,6 +41,7 @@ class Program(NamedTuple):
     prefill: Callable[[TrainState], tuple[TrainState, Metrics]]  # an epoch of random actions, no learning
     epoch: Callable[[TrainState], tuple[TrainState, Metrics]]
     place: Callable[[TrainState], TrainState] = lambda state: state  # onto the devices that the run uses
+    gap: Gap | None = None  # how far the model is exploited, where that is to be logged
 
 
 class Episodes(NamedTuple):

@@ -7,17 +7,18 @@ alone, is kept once: env steps, updates, where the ring stands. So the loops tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mbrl.core.types import PRNGKey
-from mbrl.evaluation.rollout import Evaluate
 from mbrl.replay.ring import RingState
 from mbrl.runner.config import Config
 from mbrl.runner.state import TrainState
+
+Found = TypeVar("Found")
 
 # Which parts of the state have the seeds as their first axis.
 _SHARED: Any = None
@@ -46,8 +47,8 @@ def over_seeds(config: Config[Any], init: Callable, epoch: Callable) -> tuple[Ca
     return jax.vmap(init, out_axes=AXES), jax.vmap(epoch, in_axes=(AXES,), out_axes=(AXES, 0))
 
 
-def evaluate_seeds(config: Config[Any], evaluate: Evaluate) -> Evaluate:
-    """Return an evaluation of every seed's agent, each with a key of its own: what it returns is ``[S, E]``."""
+def evaluate_seeds(config: Config[Any], evaluate: Callable[..., Found]) -> Callable[..., Found]:
+    """Return an evaluation of every seed's agent, each with a key of its own: what it returns is ``[S, ...]``."""
     return evaluate if config.seeds == 1 else jax.jit(jax.vmap(evaluate))
 
 

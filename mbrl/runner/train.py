@@ -17,6 +17,7 @@ import numpy as np
 from mbrl.core.errors import UserError
 from mbrl.core.types import Metrics
 from mbrl.envs import make_vector
+from mbrl.evaluation.exploitation import make_gap
 from mbrl.evaluation.rollout import Evaluate, make_evaluate
 from mbrl.replay import memory
 from mbrl.runner import guest, leaves, measures, rundir, seeds, stop
@@ -31,6 +32,9 @@ from mbrl.runner.loggers import MetricsLog, Values
 from mbrl.runner.reporter import Reporter, Silent
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.state import TrainState
+
+# The recording in which imagined and real returns are compared: environments, and at most so many agent steps of each.
+_GAP_ENVS, _GAP_STEPS = 8, 500
 
 
 class Result(NamedTuple):
@@ -95,6 +99,10 @@ def prepare(config: Config[Any]) -> tuple[Program, Evaluate, str]:
     program = make_program(config)
     episodes = config.evaluation.episodes
     evaluate = seeds.evaluate_seeds(config, make_evaluate(program.agent, make_vector(config.env, episodes), episodes))
+    if config.evaluation.gap:
+        limit = -(-config.env.time_limit // config.env.action_repeat)
+        gap = make_gap(program.agent, make_vector(config.env, _GAP_ENVS), min(limit, _GAP_STEPS) + 1)
+        program = program._replace(gap=seeds.evaluate_seeds(config, gap))
     return program, evaluate, check_memory(config, template(program, config))
 
 
@@ -191,7 +199,13 @@ def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, Any]:
     key = seeds.keys_of(m.config, lambda seed: measures.evaluation_key(seed, step))
     # Of one seed every device has the agent, and one is enough to play.
     agent = state.agent if m.config.seeds > 1 else jax.device_put(state.agent, jax.devices()[0])
-    return measures.scores(m.evaluate(agent, key))
+    found = measures.scores(m.evaluate(agent, key))
+    if m.program.gap is not None:
+        keys = seeds.keys_of(
+            m.config, lambda seed: jax.random.fold_in(measures.named_key(seed, "exploitation"), step)
+        )
+        found |= {"eval/exploitation_gap": jax.device_get(m.program.gap(agent, keys))}
+    return found
 
 
 def _save(m: _Machine, state: TrainState, metric: float | None) -> None:

@@ -32,7 +32,7 @@ num_envs: 2
 prefill: 8
 epoch: 8
 train_ratio: 8
-evaluation: {every: 32, episodes: 2}
+evaluation: {every: 32, episodes: 2, gap: false}
 checkpoint: {every: 32}
 """
 

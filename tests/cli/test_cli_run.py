@@ -78,6 +78,9 @@ def test_the_python_door():
     config = mbrl.load_config("small.yaml", {"run_dir": "runs/a", "agent.gain": 0.5})
     run = mbrl.train(config)
     assert int(run.state.step) == 64
+    # The toy promises nothing; of ten rewards of 1, k to come are worth (1 - 0.9^k) / 0.1.
+    real = sum((1 - 0.9**left) / 0.1 for left in range(1, 11)) / 10
+    assert run.metrics["eval/exploitation_gap"] == pytest.approx(-real, rel=1e-5)
     assert float(run.state.agent["w"]) == 0.5 * int(run.state.updates) > 0
     assert mbrl.evaluate(run, episodes=3).returns.shape == (3,)
     again = restore.load("runs/a", mbrl.load_config("runs/a"))
