@@ -12,15 +12,18 @@ from typing import Any
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
     """Return the multiplications and additions of all matrix products that ``function(*args)`` does.
 
     A branch counts as its dearest alternative. A ``fori_loop`` whose bounds are known when it is traced is a scan; any
-    other is a ``while`` loop, whose length nobody knows, and counts once.
+    other is a ``while`` loop, whose length nobody knows, and counts once. What is traced and never used does not count.
     """
-    return _walk(jax.make_jaxpr(function)(*args).jaxpr)
+    whole = jax.make_jaxpr(function)(*args).jaxpr
+    used, _ = partial_eval.dce_jaxpr(whole, [True] * len(whole.outvars))
+    return _walk(used)
 
 
 def _walk(jaxpr: core.Jaxpr) -> int:

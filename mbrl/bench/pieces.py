@@ -19,6 +19,7 @@ from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import make_evaluate
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import make_program, updates_due
+from mbrl.runner.seeds import run_key
 
 # DreamerV3's published parameter counts are for this observation and this action.
 OBSERVATION, ACTIONS = 24, 6
@@ -81,8 +82,12 @@ def _gradient(dreamer: Dreamer, gradient: Any) -> Dreamer:
 
 def _plain(dreamer: Dreamer) -> Dreamer:
     """Return the agent without recomputation, whose operations are those that the method itself asks for."""
-    config = dreamer.config
-    return _dreamer(dataclasses.replace(config, worldmodel=dataclasses.replace(config.worldmodel, remat=False)))
+    return _dreamer(_stored(dreamer.config))
+
+
+def _stored(config: DreamerConfig) -> DreamerConfig:
+    """Return the config of an agent that stores what its backward pass needs."""
+    return dataclasses.replace(config, worldmodel=dataclasses.replace(config.worldmodel, remat=False))
 
 
 def train_step(setting: Setting, gradient: str = "reinforce") -> Piece:
@@ -103,6 +108,12 @@ def naive_step(setting: Setting) -> Piece:
     state = jax.jit(naive.init)(jax.random.key(0))
     args = (state, jax.random.key(1), experience(dreamer, replay.batch_length, replay.batch_size))
     return Piece(naive.update, args, advance=lambda args, out: (out[0], *args[1:]))
+
+
+def stored_step(setting: Setting) -> Piece:
+    """One update with the dynamics' gradient that stores what its backward pass needs instead of recomputing it."""
+    config = dataclasses.replace(setting.config, agent=_stored(setting.config.agent))
+    return train_step(Setting(config), "dynamics")
 
 
 def model_step(setting: Setting) -> Piece:
@@ -151,20 +162,48 @@ def epoch(setting: Setting) -> Piece:
     """A whole epoch: act, store, learn as often as the train ratio asks for."""
     config = setting.config
     program = make_program(config)
-    state = program.init(jax.random.key(0))
+    state = program.init(run_key(config))
     while int(state.step) < config.prefill_epochs * config.epoch * config.env.action_repeat:
         state, _ = program.prefill(state)
-    # How often the epoch learns is known to no tracer: the updates are counted apart.
+    flops = None
+    if config.seeds == 1:
+        # How often the epoch learns is known to no tracer: the updates are counted apart.
+        sequence, _ = jax.eval_shape(program.ring.sample, state.replay, state.key)
+        plain = _stored(config.agent)
+        agent = make_program(dataclasses.replace(config, agent=plain)).agent
+        flops = count(program.prefill, state) + _updates(config) * count(agent.update, state.agent, state.key, sequence)
+    steps = config.epoch * config.seeds
+    return Piece(program.epoch, (state,), steps, flops, (0,), lambda _, out: (out[0],))
+
+
+def _updates(config: Config) -> int:
+    """Return how many updates an epoch does."""
+    begin = config.prefill_epochs * config.epoch // config.num_envs
+    length = config.epoch // config.num_envs
+    return int(updates_due(config, jnp.int32(begin + length)) - updates_due(config, jnp.int32(begin)))
+
+
+def updates_alone(setting: Setting) -> Piece:
+    """The updates of an epoch and nothing else, on one batch, in one loop."""
+    config = setting.config
+    program = make_program(config)
+    state = jax.eval_shape(program.init, jax.random.key(0))
     sequence, _ = jax.eval_shape(program.ring.sample, state.replay, state.key)
-    vector_steps = state.step // (config.num_envs * config.env.action_repeat)
-    after = vector_steps + config.epoch // config.num_envs
-    updates = int(updates_due(config, after) - updates_due(config, vector_steps))
-    model = dataclasses.replace(config.agent.worldmodel, remat=False)
-    plain = dataclasses.replace(config.agent, worldmodel=model)
-    agent = make_program(dataclasses.replace(config, agent=plain)).agent
-    update = count(agent.update, state.agent, state.key, sequence)
-    flops = count(program.prefill, state) + updates * update
-    return Piece(program.epoch, (state,), config.epoch, flops, (0,), lambda _, out: (out[0],))
+    sequence = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sequence)
+    agent = jax.jit(program.agent.init)(jax.random.key(0))
+    update, times = program.agent.update, _updates(config)
+
+    def learn(agent: Any, key: jax.Array, sequence: Sequence) -> Any:
+        one = lambda i, agent: update(agent, jax.random.fold_in(key, i), sequence).state
+        return jax.lax.fori_loop(0, times, one, agent)
+
+    args = (agent, jax.random.key(1), sequence)
+    return Piece(learn, args, config.epoch, donate=(0,), advance=lambda args, out: (out, *args[1:]))
+
+
+def epoch_seeds(setting: Setting) -> Piece:
+    """An epoch of eight seeds in one program."""
+    return epoch(Setting(dataclasses.replace(setting.config, seeds=8)))
 
 
 def evaluation(setting: Setting) -> Piece:
@@ -186,5 +225,14 @@ PIECES: dict[str, Callable[[Setting], Piece]] = {
     "policy_step_16": lambda setting: policy_step(setting, 16),
     "collection": collection,
     "epoch": epoch,
+    "epoch_seeds": epoch_seeds,
     "evaluation": evaluation,
+}
+
+# What some pieces are timed beside, in turn, and the name it has in their rows.
+BESIDE: dict[str, tuple[str, Callable[[Setting], Piece]]] = {
+    "train_step": ("naive", naive_step),
+    "train_step_dynamics": ("stored", stored_step),
+    "epoch": ("updates", updates_alone),
+    "epoch_seeds": ("one_seed", epoch),
 }

@@ -13,17 +13,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mbrl.bench import profile, timing
-from mbrl.bench.pieces import PIECES, Piece, Setting, naive_step
+from mbrl.bench import profile, start, timing
+from mbrl.bench.pieces import BESIDE, PIECES, Piece, Setting
 from mbrl.envs import make_vector
 from mbrl.runner.checks import check
 from mbrl.runner.config import Config
 from mbrl.version import __version__
 
-__all__ = ["PIECES", "measure", "table"]
+__all__ = ["NAMES", "measure", "table"]
 
-# Pieces that the plain reference is timed against.
-NAIVE = {"train_step": naive_step}
+# What can be asked for; the start of a run is a process of its own.
+NAMES = (*PIECES, "start")
 
 
 class _Timed(NamedTuple):
@@ -44,7 +44,7 @@ def measure(names: Sequence[str], config: Config[Any], repeats: int, seconds: fl
     """Time pieces and return what was found, ready for JSON.
 
     Args:
-        names: of ``PIECES``.
+        names: of ``NAMES``.
         config: the experiment whose shapes are taken.
         repeats: calls of each, at most.
         seconds: after which a piece is called no more.
@@ -52,20 +52,26 @@ def measure(names: Sequence[str], config: Config[Any], repeats: int, seconds: fl
 
     Returns:
         the machine's figures and ``rows``, one a piece: ``ms`` is the median, ``share_of_peak`` the matrix products'
-        operations a second as a share of what one large product reaches here.
+        operations a second as a share of what one large product reaches here. What a piece is timed beside, in turn,
+        has its name in ``beside``, its milliseconds, and the ``ratio`` of its time to the piece's.
     """
     check(config)
     make_vector(config.env, 1)  # an environment that is not there is told before anything is timed
     timing.keep_freed_memory()
     setting = Setting(config)
     peak = timing.matrix_peak()
-    rows = [_row(name, setting, peak, repeats, seconds, folder) for name in names]
+    rows = [
+        start.measure(config) if name == "start" else _row(name, setting, peak, repeats, seconds, folder)
+        for name in names
+    ]
     return _machine(peak) | {"rows": rows}
 
 
 def _row(name: str, setting: Setting, peak: float, repeats: int, seconds: float, folder: str) -> dict[str, Any]:
     timed = _compile(PIECES[name](setting))
-    rivals = [_compile(NAIVE[name](setting))] if name in NAIVE else []
+    measured = timing.peak_bytes(timed, timed.compiled.footprint.held)
+    label, other = BESIDE.get(name, ("", None))
+    rivals = [] if other is None else [_compile(other(setting))]
     times = timing.in_turn([timed, *rivals], repeats, seconds)
     median = float(np.median(times[0]))
     piece = timed.piece
@@ -77,13 +83,16 @@ def _row(name: str, setting: Setting, peak: float, repeats: int, seconds: float,
         "steps_per_s": None if piece.steps is None else round(piece.steps / median, 1),
         "gflop": None if piece.flops is None else round(piece.flops / 1e9, 4),
         "share_of_peak": None if piece.flops is None else round(piece.flops / median / peak, 4),
-        "mib": round(timed.compiled.bytes / 2**20, 2),
+        "mib": round(timed.compiled.footprint.peak / 2**20, 2),
+        "mib_measured": None if measured is None else round(measured / 2**20, 2),
         "compile_s": round(timed.compiled.seconds, 2),
     }
     if rivals:
         ratios = times[1] / times[0]
         row |= {
-            "naive_ms": _ms(np.median(times[1])),
+            "beside": label,
+            f"{label}_ms": _ms(np.median(times[1])),
+            f"{label}_mib": round(rivals[0].compiled.footprint.peak / 2**20, 2),
             "ratio": round(float(np.median(ratios)), 3),
             "ratio_low": round(float(np.percentile(ratios, 10)), 3),
             "ratio_high": round(float(np.percentile(ratios, 90)), 3),
@@ -116,15 +125,14 @@ def _machine(peak: float) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> str:
     """Return the report as a table to read."""
     grid = Table("piece", *(f"[right]{name}[/]" for name in ("ms", "min", "steps/s", "GFLOP", "of peak", "MiB",
-                                                               "compile s", "naive ms", "faster")))
+                                                               "measured", "compile s", "beside", "ms", "ratio")))
     for row in report["rows"]:
-        share = row["share_of_peak"]
-        cells = (
-            row["ms"], row["ms_min"], row["steps_per_s"], row["gflop"], None if share is None else f"{share:.1%}",
-            row["mib"], row["compile_s"], row.get("naive_ms"), row.get("ratio"),
-        )
-        grid.add_row(row["piece"], *("-" if cell is None else f"{cell}" for cell in cells))
-    console = Console(width=130)
+        share, beside = row.get("share_of_peak"), row.get("beside", "")
+        told = [row.get(key) for key in ("ms", "ms_min", "steps_per_s", "gflop")]
+        told += [None if share is None else f"{share:.1%}", row.get("mib"), row.get("mib_measured")]
+        told += [row.get("compile_s"), beside or None, row.get(f"{beside}_ms"), row.get("ratio")]
+        grid.add_row(row["piece"], *("-" if cell is None else f"{cell}" for cell in told))
+    console = Console(width=150)
     with console.capture() as captured:
         console.print(grid)
     head = f"{report['device']}, matrix products at {report['peak_gflop_per_s']} GFLOP/s; {report['versions']}"

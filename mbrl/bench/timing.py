@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mbrl.runner.compiled import Footprint, footprint
 
 Run = Callable[[], Any]
 
@@ -22,7 +25,7 @@ class Compiled(NamedTuple):
 
     call: Callable[..., Any]
     seconds: float  # to trace and to compile
-    bytes: int  # arguments, results and temporaries, what is donated counted once
+    footprint: Footprint
 
 
 def compile_once(function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Compiled:
@@ -30,10 +33,7 @@ def compile_once(function: Callable[..., Any], *args: Any, donate: tuple[int, ..
     begin = time.perf_counter()
     call = jax.jit(function, donate_argnums=donate).lower(*args).compile()
     seconds = time.perf_counter() - begin
-    memory = call.memory_analysis()
-    sizes = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
-    total = sum(getattr(memory, size, 0) for size in sizes) - getattr(memory, "alias_size_in_bytes", 0)
-    return Compiled(call, seconds, total)
+    return Compiled(call, seconds, footprint(call))
 
 
 def in_turn(runs: Sequence[Run], repeats: int, seconds: float) -> list[np.ndarray]:
@@ -74,6 +74,35 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):  # another C library
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def peak_bytes(run: Run, resident: int) -> int | None:
+    """Return the bytes that a call of ``run`` had in use at once at most; None where nobody can tell.
+
+    On an accelerator the allocator knows. Otherwise it is what the process's memory grew by while it ran (Linux).
+
+    Args:
+        run: does its work once and returns arrays to wait for.
+        resident: bytes of its arguments, which are there already.
+    """
+    device = jax.local_devices()[0]
+    if device.memory_stats():
+        jax.block_until_ready(run())
+        return (device.memory_stats() or {}).get("peak_bytes_in_use")
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far is forgotten
+        before = _resident("VmRSS")
+        jax.block_until_ready(run())
+        return _resident("VmHWM") - before + resident
+    except (AttributeError, OSError):
+        return None
+
+
+def _resident(name: str) -> int:
+    """Return a figure of this process's memory in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def matrix_peak(size: int = 2048, repeats: int = 10) -> float:

@@ -20,9 +20,12 @@ class BenchArguments:
 
     piece: Annotated[str, tyro.conf.arg(metavar="PIECE")] = "all"
     """Which: `train_step` (REINFORCE), `train_step_dynamics`, `model_step`, `imagination`, `policy_step`,
-    `policy_step_16`, `collection`, `epoch`, `evaluation`, or all."""
+    `policy_step_16`, `collection`, `epoch`, `epoch_seeds` (eight), `evaluation`, `start` (of a run, to its first
+    update), or all."""
     size: str = "1m"
     """The agent's size."""
+    precision: str = "f32"
+    """Numbers the networks compute in, f32 or bf16."""
     obs: Literal["vector"] = "vector"
     """What is observed: 24 numbers, with 6 actions, for the pieces that need no environment."""
     env: str = "brax/inverted_pendulum"
@@ -35,6 +38,8 @@ class BenchArguments:
     """Imagined steps."""
     train_ratio: float = 512.0
     """Replayed steps per agent step, in `epoch`."""
+    epoch: int = 128
+    """Agent steps of an epoch."""
     repeats: int = 30
     """Calls of each, at most; the median counts."""
     seconds: float = 20.0
@@ -59,11 +64,11 @@ def run(argv: Sequence[str]) -> int:
         return 0
     from mbrl.bench import run as bench  # brings jax with it, which --help does without
 
-    if arguments.piece not in {"all", *bench.PIECES}:
-        raise unknown("piece", arguments.piece, ["all", *bench.PIECES])
+    if arguments.piece not in {"all", *bench.NAMES}:
+        raise unknown("piece", arguments.piece, ["all", *bench.NAMES])
     if arguments.repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {arguments.repeats}")
-    names = list(bench.PIECES) if arguments.piece == "all" else [arguments.piece]
+    names = list(bench.NAMES) if arguments.piece == "all" else [arguments.piece]
     report = bench.measure(names, setting(arguments), arguments.repeats, arguments.seconds, arguments.profile)
     if not arguments.json:
         print(bench.table(report))
@@ -76,13 +81,12 @@ def run(argv: Sequence[str]) -> int:
 
 def setting(arguments: BenchArguments) -> reader.Config:
     """Return the experiment that the arguments describe."""
-    prefill = 8 * max(arguments.batch_length, 128)
     return reader.load(None, {
         "env": arguments.env,
-        "agent": {"size": arguments.size, "behaviour.horizon": arguments.horizon},
+        "agent": {"size": arguments.size, "precision": arguments.precision, "behaviour.horizon": arguments.horizon},
         "replay": {"batch_size": arguments.batch_size, "batch_length": arguments.batch_length, "capacity": 100_000},
         "train_ratio": arguments.train_ratio,
-        "prefill": prefill,
-        "epoch": prefill,
+        "prefill": 8 * max(arguments.batch_length, 128),
+        "epoch": arguments.epoch,
         "evaluation.episodes": 8,
     })

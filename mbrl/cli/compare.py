@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbrl.cli import parsing, yaml_file
+from mbrl.cli import parsing, tables, yaml_file
 from mbrl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
     arguments = parsing.parse(CompareArguments, words)
     if not folders:
         raise UserError("mbrl compare needs at least one RUN_DIR; `mbrl compare --help` shows how it is used")
-    _check_page(arguments.html)
+    check_page(arguments.html, "compare.html")
     comparison = _compare(folders, arguments.scale)
     for note in comparison.notes:
         print(f"mbrl: {' '.join(note.split())}", file=sys.stderr)
@@ -63,10 +63,10 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check_page(file: str) -> None:
+def check_page(file: str, example: str) -> None:
     """Refuse a place where no page can be written before any work is done."""
     if file and Path(file).is_dir():
-        raise UserError(f"--html is {file!r}, which is a folder; give a file, such as {Path(file, 'compare.html')}")
+        raise UserError(f"--html is {file!r}, which is a folder; give a file, such as {Path(file, example)}")
     if file and not Path(file).parent.is_dir():
         raise UserError(f"--html is {file!r}, but there is no folder {Path(file).parent}; make it first")
 
@@ -122,15 +122,8 @@ def _text(comparison: Comparison) -> str:
     """Return the table in columns, and below it the runs that failed."""
     from mbrl.runner.compare_report import COLUMNS, cells, failures
 
-    rows = [COLUMNS, *cells(comparison)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     left = {0, 1, len(COLUMNS) - 1}  # names and remarks; the others are numbers
-    lines = [
-        "  ".join(f"{cell:<{width}}" if column in left else f"{cell:>{width}}"
-                  for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines, *failures(comparison)])
+    return "\n".join([*tables.columns([COLUMNS, *cells(comparison)], left), *failures(comparison)])
 
 
 def _numbers(comparison: Comparison) -> dict[str, Any]:
@@ -142,7 +135,7 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
             "differs": dict(row.differs),
             "seeds": len(row.scores),
             "iqm": None if row.estimate is None else float(row.estimate.value),
-            "interval": _interval(row.estimate),
+            "interval": interval(row.estimate),
             "mean": float(row.scores.mean()) if row.scores.size else None,
             "std": float(row.scores.std()) if row.scores.size > 1 else None,
             "min": float(row.scores.min()) if row.scores.size else None,
@@ -156,7 +149,7 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
     ]
     pairs = [
         {"better": pair.better, "than": pair.than, "tasks": list(pair.tasks),
-         "probability": float(pair.estimate.value), "interval": _interval(pair.estimate)}
+         "probability": float(pair.estimate.value), "interval": interval(pair.estimate)}
         for pair in comparison.pairs
     ]
     scale = {task: one._asdict() for task, one in comparison.scale.items()}
@@ -168,11 +161,12 @@ def _overall(comparison: Comparison) -> dict[str, Any] | None:
     overall = comparison.overall
     if overall is None:
         return None
-    means = {agent: {"iqm": float(mean.value), "interval": _interval(mean)} for agent, mean in overall.means.items()}
+    means = {agent: {"iqm": float(mean.value), "interval": interval(mean)} for agent, mean in overall.means.items()}
     return {"tasks": list(overall.tasks), "agents": means}
 
 
-def _interval(estimate: Estimate | None) -> list[float] | None:
+def interval(estimate: Estimate | None) -> list[float] | None:
+    """Return an interval for JSON; None where there is none."""
     if estimate is None or estimate.low is None or estimate.high is None:
         return None
     return [float(estimate.low), float(estimate.high)]

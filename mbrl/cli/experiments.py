@@ -10,6 +10,7 @@ from mbrl.core.errors import UserError, nearest
 
 SUFFIXES = (".yaml", ".yml")
 CONFIG_NAME = "config.yaml"
+SUITES = "suites"  # the folder in that of experiments which holds none, but what to run them on
 
 
 def folder() -> Path:
@@ -21,7 +22,7 @@ def folder() -> Path:
 def names() -> dict[str, Path]:
     """Return every experiment's file under its name, `quickstart` or `brax/dreamer_hopper`."""
     root = folder()
-    files = sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
+    files = sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES and path.parent != root / SUITES)
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
 
 

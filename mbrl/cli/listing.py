@@ -1,4 +1,4 @@
-"""`mbrl list`: environments, agents, experiments, one name a line."""
+"""`mbrl list`: environments, agents, experiments, suites, one name a line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from mbrl.cli import experiments
 from mbrl.core.errors import UserError, unknown
 
-HELP = """usage: mbrl list {envs, agents, experiments}
+HELP = """usage: mbrl list {envs, agents, experiments, suites}
 
-Lists one a line: the names --env takes, the names --agent takes, the files `mbrl train` takes."""
+Lists one a line: the names --env takes, the names --agent takes, the files `mbrl train` takes, the names
+`mbrl reproduce` takes."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -48,4 +49,12 @@ def _experiments() -> Iterable[str]:
     return [str(file) for file in experiments.names().values()]
 
 
-KINDS: dict[str, Callable[[], Iterable[str]]] = {"envs": _envs, "agents": _agents, "experiments": _experiments}
+def _suites() -> Iterable[str]:
+    from mbrl.cli import suites
+
+    return suites.names()
+
+
+KINDS: dict[str, Callable[[], Iterable[str]]] = {
+    "envs": _envs, "agents": _agents, "experiments": _experiments, "suites": _suites
+}

@@ -30,8 +30,10 @@ COMMANDS = {
     "report": Command("mbrl.cli.report", "report RUN_DIR", "make the run's report.html again"),
     "compare": Command("mbrl.cli.compare", "compare RUN_DIR... [--html FILE] [--scale FILE] [--json]",
                        "compare the scores of any set of runs"),
+    "reproduce": Command("mbrl.cli.reproduce", "reproduce SUITE [--task T ...] [--seeds N] [--budget 100k]",
+                         "run what is missing of a suite, beside published scores"),
     "bench": Command("mbrl.cli.bench", "bench [PIECE] [--size S] [--json]", "time the pieces of a training run"),
-    "list": Command("mbrl.cli.listing", "list {envs, agents, experiments}", "list what there is to choose from"),
+    "list": Command("mbrl.cli.listing", "list {envs, agents, experiments, suites}", "list what there is"),
 }
 
 

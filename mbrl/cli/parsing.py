@@ -82,7 +82,8 @@ def is_group(key: str, known: Leaves) -> bool:
 def split(tokens: Sequence[str], known: Leaves) -> tuple[list[str], Words]:
     """Split a command line into its positional words and the words given for each option.
 
-    A list takes all words up to the next option, a yes-or-no option may stand alone, all others take one word.
+    A list takes all words up to the next option, and more where it is given again; a yes-or-no option may stand alone;
+    all others take one word.
 
     Raises:
         UserError: an option that does not exist or lacks its value.
@@ -96,7 +97,8 @@ def split(tokens: Sequence[str], known: Leaves) -> tuple[list[str], Words]:
             continue
         name, equals, value = token.removeprefix("--").partition("=")
         key = canonical(name if token.startswith("--") else token, known, "--")
-        given[key] = [value] if equals else _take(queue, known[key], key)
+        words = [value] if equals else _take(queue, known[key], key)
+        given[key] = [*given.get(key, []), *words] if _is_list(known[key]) else words
     return rest, given
 
 
@@ -199,7 +201,7 @@ def _tokens(words: Mapping[str, Sequence[str]], known: Leaves) -> list[str]:
 def _take(queue: list[str], hint: Any, key: str) -> list[str]:
     """Remove and return the words at the head of ``queue`` that belong to an option of type ``hint``."""
     kinds = list(_kinds(hint))
-    if any(get_origin(kind) in {tuple, list} for kind in kinds):
+    if _is_list(hint):
         taken = []
         while queue and not queue[0].startswith("--"):
             taken.append(queue.pop(0))
@@ -209,6 +211,10 @@ def _take(queue: list[str], hint: Any, key: str) -> list[str]:
     if not queue or queue[0].startswith("--"):
         raise UserError(f"--{key} needs a value: {_demand(hint, [])}")
     return [queue.pop(0)]
+
+
+def _is_list(hint: Any) -> bool:
+    return any(get_origin(kind) in {tuple, list} for kind in _kinds(hint))
 
 
 def _normal(word: str, hint: Any) -> str:

@@ -36,32 +36,7 @@ def read(path: Path, kind: Kind = EXPERIMENT) -> list[tuple[str, Any]]:
     Raises:
         UserError: the file cannot be read, is not YAML or not a mapping, or uses tags, anchors or a key twice.
     """
-    try:
-        if not path.is_file():
-            raise UserError(f"{path} is not a file; {kind.name} is a YAML file such as {kind.file}")
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise UserError(f"{path} has {size} bytes, but {kind.name} has at most {MAX_BYTES}")
-        return _settings(path, path.read_text(encoding="utf-8"), kind)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8 (byte {error.start}), so it is no YAML file") from error
-
-
-def _settings(path: Path, text: str, kind: Kind) -> list[tuple[str, Any]]:
-    try:
-        tree = yaml.load(text, Loader=_Loader)  # the loader is a SafeLoader
-        settings = list(flatten(tree)) if isinstance(tree, dict) else None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}{_line(error)}: {_problem(error)}") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply; {kind.name} has a handful of levels") from error
-    except ValueError as error:  # a date or a number that Python refuses
-        raise UserError(f"{path} holds a value that cannot be read: {_one_line(str(error))}") from error
-    if settings is None:
-        given = "is empty" if tree is None else f"holds a {type(tree).__name__}"
-        raise UserError(f"{path} {given}, but {kind.name} is a mapping of settings such as {kind.line!r}")
+    settings = list(flatten(read_tree(path, kind)))
     for key, value in settings:
         if not isinstance(value, str | int | float | list | dict | datetime.date | None):
             raise UserError(f"{path}: {key} is a {type(value).__name__}, but must be a number, text, list or null")
@@ -69,6 +44,44 @@ def _settings(path: Path, text: str, kind: Kind) -> list[tuple[str, Any]]:
     if twice:
         raise UserError(f"{path}: {twice[0]} is given twice; keep one of the two")
     return settings
+
+
+def read_tree(path: Path, kind: Kind = EXPERIMENT) -> dict[Any, Any]:
+    """Return the mapping in a YAML file as it is nested.
+
+    Args:
+        path: the file.
+        kind: what it should be.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML or not a mapping, or uses tags or anchors.
+    """
+    try:
+        if not path.is_file():
+            raise UserError(f"{path} is not a file; {kind.name} is a YAML file such as {kind.file}")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise UserError(f"{path} has {size} bytes, but {kind.name} has at most {MAX_BYTES}")
+        return _tree(path, path.read_text(encoding="utf-8"), kind)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 (byte {error.start}), so it is no YAML file") from error
+
+
+def _tree(path: Path, text: str, kind: Kind) -> dict[Any, Any]:
+    try:
+        tree = yaml.load(text, Loader=_Loader)  # the loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}{_line(error)}: {_problem(error)}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply; {kind.name} has a handful of levels") from error
+    except ValueError as error:  # a date or a number that Python refuses
+        raise UserError(f"{path} holds a value that cannot be read: {_one_line(str(error))}") from error
+    if not isinstance(tree, dict):
+        given = "is empty" if tree is None else f"holds a {type(tree).__name__}"
+        raise UserError(f"{path} {given}, but {kind.name} is a mapping of settings such as {kind.line!r}")
+    return tree
 
 
 def flatten(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -69,6 +69,16 @@ def make_vector(config: EnvConfig, num_envs: int) -> VectorEnvironment:
     return HostVectorEnv(entry.constructor, num_envs, config.action_repeat, config.time_limit, config.name)
 
 
+def check(config: EnvConfig) -> None:
+    """Check that there is such an environment, without building it.
+
+    Raises:
+        UserError: when the config names no environment, or asks for an impossible repeat or limit.
+    """
+    _check(config)
+    _find(config.name)
+
+
 def _check(config: EnvConfig) -> None:
     for field in ("action_repeat", "time_limit"):
         if getattr(config, field) < 1:

@@ -140,7 +140,7 @@ def _run(path: Path, settings: Mapping[str, Any], rows: list[Values], number: in
     known = {step: found[step] for step in sorted(found) if found[step] is not None}
     reached = max((row["step"] for row in rows), default=0)
     where = f"at {reached:,} of {settings['steps']:,} env steps"
-    faulty = bool(rows) and _faults(rows[-1]) > settings["max_faults"]
+    faulty = bool(rows) and faults(rows[-1]) > settings["max_faults"]
     lost = bool(found) and max(found) not in known
     return Run(
         path=path,
@@ -173,7 +173,7 @@ def _finite(value: Any) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None
 
 
-def _faults(row: Values) -> float:
+def faults(row: Values) -> float:
     """Return how many faults a line tells of; of several seeds all of theirs."""
     seeds = row.get("seeds")
     counts = [seeds.get(name) for name in _FAULTS] if isinstance(seeds, dict) else [[row.get(name)] for name in _FAULTS]

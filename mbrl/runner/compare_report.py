@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mbrl.evaluation import comparison as judge
 from mbrl.evaluation.comparison import Estimate
 from mbrl.runner.compare import Comparison, Overall, Row, Scored
@@ -78,8 +80,8 @@ def _ends(estimate: Estimate) -> tuple[float, float] | None:
     return None if estimate.low is None or estimate.high is None else (float(estimate.low), float(estimate.high))
 
 
-def page(comparison: Comparison) -> str:
-    """Return the comparison as one HTML page that needs nothing else."""
+def page(comparison: Comparison, more: Sequence[Section] = ()) -> str:
+    """Return the comparison as one HTML page that needs nothing else, with ``more`` before its own sections."""
     rows, notes = comparison.rows, (*comparison.notes, *failures(comparison))
     runs = [one for row in rows for one in row.runs]
     tasks = dict.fromkeys(row.task for row in rows)
@@ -92,6 +94,7 @@ def page(comparison: Comparison) -> str:
         "Version": f"mbrl {__version__}",
     }
     sections = [
+        *more,
         Section("Scores", table=(COLUMNS, *cells(comparison))),
         *([Section("Worth knowing", table=(("",), *((note,) for note in notes)))] if notes else []),
         _curves(comparison),

@@ -39,7 +39,7 @@ class Program(NamedTuple):
     init: Callable[[PRNGKey], TrainState]
     prefill: Callable[[TrainState], tuple[TrainState, Metrics]]  # an epoch of random actions, no learning
     epoch: Callable[[TrainState], tuple[TrainState, Metrics]]
-    place: Callable[[TrainState], TrainState]  # onto the devices that the run uses
+    place: Callable[[TrainState], TrainState] = lambda state: state  # onto the devices that the run uses
 
 
 class Episodes(NamedTuple):

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
 
 HEARTBEAT_SECONDS = 10.0
 
@@ -56,7 +56,7 @@ class Silent:
 class Plain:
     """Plain lines: one an epoch, and a sign of life every ten seconds in between."""
 
-    def __init__(self, stream: io.TextIOBase | None = None, heartbeat: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(self, stream: TextIO | io.TextIOBase | None = None, heartbeat: float = HEARTBEAT_SECONDS) -> None:
         """Write to ``stream`` (standard output when None); ``heartbeat`` is in seconds."""
         self._stream = sys.stdout if stream is None else stream
         self._heartbeat = heartbeat

@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,10 @@ from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.files import write_atomic
 
 _LOCK = ".lock"
+
+
+class InUse(UserError):  # noqa: N818 - nothing went wrong: another process is at it
+    """Another process holds the run's folder."""
 
 
 class RunDir(NamedTuple):
@@ -75,27 +79,75 @@ def create(config: Config[Any]) -> Iterator[RunDir]:
     """
     path = Path(config.run_dir) if config.run_dir else default_path(config, datetime.now())
     _refuse_content(path)
+    made = _make(path)
+    with _hold(path):
+        _refuse_content(path)  # another process may have been quicker
+        with _begin(RunDir(path), config, made=made) as run:
+            yield run
+
+
+@contextlib.contextmanager
+def take(config: Config[Any], anew: Callable[[], bool] = lambda: False) -> Iterator[RunDir]:
+    """Hold ``config.run_dir`` as it is: a run to go on with where one was saved, else a new one.
+
+    What a killed process left before its first save is cleared away.
+
+    Args:
+        config: the run's.
+        anew: asked once the folder is held: whether what was saved is cleared away too.
+
+    Raises:
+        InUse: another process holds it.
+        UserError: what is there is no run, or the folder cannot be made.
+    """
+    path = Path(config.run_dir)
+    run = RunDir(path)
+    is_other = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
+    if (is_other or path.is_file()) and not run.config.is_file():
+        raise UserError(f"{path} is in the way of a run, but is none: it holds no config.yaml; remove it")
+    made = _make(path)
+    with _hold(path):
+        if saved(run) and not anew():
+            yield run
+            return
+        _clear(path, whole=False, keep=_LOCK)
+        with _begin(run, config, made=made):
+            yield run
+
+
+def _make(path: Path) -> bool:
+    """Make a folder and return whether it was not there."""
     made = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"run folder {path} cannot be made: {error.strerror}; choose another --run_dir") from error
-    with _hold(path):
-        _refuse_content(path)  # another process may have been quicker
-        run = RunDir(path)
-        try:
-            write_atomic(run.config, to_yaml(config))
-            yield run
-        except BaseException:
-            # What stands here is this process's own; with neither a save nor a line of metrics it is worth nothing.
-            if not run.checkpoints.is_dir() and not (run.metrics.is_file() and run.metrics.stat().st_size):
-                _clear(path, whole=made)
-            raise
+    return made
 
 
-def _clear(path: Path, *, whole: bool) -> None:
-    """Remove what a run has left in its folder, and the folder too where it was made for the run."""
+def saved(run: RunDir) -> bool:
+    """Whether there is a save in a run's folder, valid or not."""
+    return run.checkpoints.is_dir() and any(not path.name.startswith(".") for path in run.checkpoints.iterdir())
+
+
+@contextlib.contextmanager
+def _begin(run: RunDir, config: Config[Any], *, made: bool) -> Iterator[RunDir]:
+    """Write the config of a new run in a folder that is held; clear it if the run fails before it has anything."""
+    try:
+        write_atomic(run.config, to_yaml(config))
+        yield run
+    except BaseException:
+        # What stands here is this process's own; with neither a save nor a line of metrics it is worth nothing.
+        if not run.checkpoints.is_dir() and not (run.metrics.is_file() and run.metrics.stat().st_size):
+            _clear(run.path, whole=made)
+        raise
+
+
+def _clear(path: Path, *, whole: bool, keep: str = "") -> None:
+    """Remove what a run has left in its folder but one file, and the folder too where it was made for the run."""
     for entry in path.iterdir():
+        if entry.name == keep:
+            continue
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
@@ -163,7 +215,7 @@ def _hold(path: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise UserError(f"run folder {path} is in use by another process; wait for it or choose another one") from error
+        raise InUse(f"run folder {path} is in use by another process; wait for it or choose another one") from error
     try:
         yield
     finally:

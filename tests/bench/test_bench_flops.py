@@ -25,6 +25,9 @@ def repeated(length):
         (lambda a, b: jax.grad(lambda a, b: jnp.square(a @ b).sum(), (0, 1))(a, b), 3),
         (lambda a, b: jax.grad(jax.checkpoint(lambda a, b: jnp.square(a @ b).sum()), (0, 1))(a, b), 4),
         (lambda a, b: jax.vmap(lambda row: row @ b)(a), 1),
+        # What nobody uses is not done: here, and inside a loop.
+        (lambda a, b: (a @ b, a @ b + 1)[0], 1),
+        (lambda a, b: jax.lax.scan(lambda c, _: (c, (a @ b, b.T @ a.T)), 0.0, None, 5)[1][0], 5),
     ],
 )
 def test_products_are_counted_as_often_as_they_run(function, products):

@@ -1,12 +1,16 @@
 """The bench command, on the smallest shapes there are."""
 
 import json
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl.bench import timing
+from mbrl.bench import start, timing
+from mbrl.cli.bench import BenchArguments, setting
 from mbrl.cli.main import main
+from mbrl.core.errors import UserError
 
 SMALL = ["--size", "nano", "--batch_size", "2", "--batch_length", "4", "--horizon", "2", "--repeats", "9",
          "--seconds", "0", "--env", "probe/action"]
@@ -26,18 +30,19 @@ def test_train_step_is_timed_beside_the_plain_one(capsys):
     assert row["calls"] == 3
 
 
-def test_a_piece_with_an_environment_and_its_profile(capsys, tmp_path):
-    row = bench(capsys, "collection", "--profile", str(tmp_path))
+def test_a_piece_and_its_profile(capsys, tmp_path):
+    row = bench(capsys, "policy_step_16", "--profile", str(tmp_path))
     assert row["steps_per_s"] > 0
-    assert (tmp_path / "collection" / "costliest.md").read_text().count("\n") > 3
+    assert (tmp_path / "policy_step_16" / "costliest.md").read_text().count("\n") > 3
     assert list(tmp_path.rglob("perfetto_trace.json.gz"))
     assert row["profile"]["costliest"]
 
 
 def test_a_table_to_read(capsys):
-    assert main(["bench", "policy_step", *SMALL]) == 0
+    """Of a piece with an environment."""
+    assert main(["bench", "collection", *SMALL]) == 0
     said = capsys.readouterr().out
-    assert "policy_step" in said
+    assert "collection" in said
     assert "GFLOP/s" in said
 
 
@@ -59,6 +64,28 @@ def test_bad_words_are_one_sentence(words, said, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_the_memory_in_use_is_what_was_planned():
+    """Two products wait for the third: with argument and result four matrices of 64 MiB."""
+    x = jnp.ones((4096, 4096))
+    compiled = timing.compile_once(lambda x: (x @ x) @ (x @ x.T), x)
+    assert compiled.footprint.held == x.nbytes
+    assert compiled.footprint.peak == pytest.approx(4 * x.nbytes, rel=0.01)
+    measured = timing.peak_bytes(lambda: compiled.call(x), compiled.footprint.held)
+    if measured is not None:  # where the machine can tell
+        assert measured == pytest.approx(compiled.footprint.peak, rel=0.2)
+
+
+def test_the_start_of_a_run_is_timed_cold_and_warm(monkeypatch, capsys):
+    """On a run that is no run: a process that writes what a run would."""
+    monkeypatch.setattr(start.sys, "executable", str(Path(__file__).with_name("fake_run.py")))
+    row = bench(capsys, "start")
+    assert 300 < row["metric_ms"] < row["ms"] < row["cold_ms"]
+    assert row["cold_ms"] - row["cold_metric_ms"] > 300
+    monkeypatch.setenv("FAKE_RUN_FAILS", "1")
+    with pytest.raises(UserError, match=r"ended before its first update: no such thing"):
+        start.measure(setting(BenchArguments()))
 
 
 def test_functions_are_called_in_turn_and_the_first_round_is_not_counted():

@@ -1,0 +1,203 @@
+"""Reads suites: YAML files under `experiments/suites/` that say what is run on which tasks, and what others scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mbrl.cli import config as reader
+from mbrl.cli import experiments, parsing, yaml_file
+from mbrl.core.errors import UserError, unknown
+from mbrl.runner.config import Config
+from mbrl.runner.suite import Reference, Suite, Task
+
+KIND = yaml_file.Kind("a suite", "experiments/suites/quick.yaml", "tasks: {cue: {env: probe/cue, steps: 5120}}")
+_SHARED = ("action_repeat", "steps", "seeds", "agents")  # a suite's own are those of each task that has none
+
+
+def names() -> dict[str, Path]:
+    """Return every suite's file under its name."""
+    files = (experiments.folder() / experiments.SUITES).glob("*")
+    return {path.stem: path for path in sorted(files) if path.suffix in experiments.SUFFIXES}
+
+
+def read(given: str) -> Suite:
+    """Return a suite by its name, or by the path of its file.
+
+    Raises:
+        UserError: there is none, or its file is not right; the sentence says where.
+    """
+    known = names()
+    if given not in known and not Path(given).is_file():
+        raise unknown("suite", given, known)
+    path = known.get(given) or Path(given)
+    tree = yaml_file.read_tree(path, KIND)
+    _check_keys(str(path), tree, ("name", "about", "unavailable", "tasks", *_SHARED))
+    name = _text(f"{path}: name", tree.get("name"))
+    if name != path.stem:
+        raise UserError(f"{path}: name is {name!r}, but a suite is called as its file: {path.stem!r}")
+    tasks = _mapping(f"{path}: tasks", tree.get("tasks"))
+    about = _text(f"{path}: about", tree.get("about"))
+    unavailable = _text(f"{path}: unavailable", tree["unavailable"]) if "unavailable" in tree else ""
+    shared = {key: tree[key] for key in _SHARED if key in tree}
+    return Suite(name, about, unavailable, tuple(_task(path, str(key), value, shared) for key, value in tasks.items()))
+
+
+def _task(path: Path, name: str, given: Any, shared: Mapping[str, Any]) -> Task:
+    place = f"{path}: tasks.{name}"
+    own = _mapping(place, given)
+    _check_keys(place, own, ("env", "references", "bar", *_SHARED))
+    tree = {"action_repeat": 1, "seeds": 1, **shared, **own}
+    references = tree.get("references") or []
+    if not isinstance(references, list):
+        raise UserError(f"{place}.references is no list; it holds lines such as '- {{agent: ..., score: ..., ...}}'")
+    agents = {
+        str(label): _agent(f"{place}.agents.{label}", setup)
+        for label, setup in _mapping(f"{place}.agents", tree.get("agents")).items()
+    }
+    return Task(
+        name=name,
+        env=_text(f"{place}.env", tree.get("env")),
+        action_repeat=_whole(f"{place}.action_repeat", tree["action_repeat"]),
+        steps=_whole(f"{place}.steps", tree.get("steps")),
+        seeds=_whole(f"{place}.seeds", tree["seeds"]),
+        agents=agents,
+        references=tuple(_reference(f"{place}.references[{i}]", one) for i, one in enumerate(references)),
+        bar=_number(f"{place}.bar", tree["bar"]) if "bar" in tree else None,
+    )
+
+
+def _agent(place: str, given: Any) -> Mapping[str, Any]:
+    setup = _mapping(place, given)
+    _check_keys(place, setup, ("experiment", "settings"))
+    if "experiment" in setup:
+        _text(f"{place}.experiment", setup["experiment"])
+    if "settings" in setup:
+        _mapping(f"{place}.settings", setup["settings"])
+    return setup
+
+
+def _reference(place: str, given: Any) -> Reference:
+    tree = _mapping(place, given)
+    _check_keys(place, tree, ("agent", "score", "at", "source", "kind"))
+    if not tree.get("source"):
+        raise UserError(f"{place} has no source; say where the score stands: a paper, or owner/repo: file")
+    at = tree.get("at")
+    return Reference(
+        agent=_text(f"{place}.agent", tree.get("agent")),
+        score=_number(f"{place}.score", tree.get("score")),
+        at=None if at == "any" else _whole(f"{place}.at", at, " env steps, or any where it holds at all of them"),
+        source=_text(f"{place}.source", tree["source"]),
+        kind=_text(f"{place}.kind", tree["kind"]) if "kind" in tree else "",
+    )
+
+
+def configs(
+    suite: Suite, tasks: Collection[str], agents: Collection[str], budget: int | None
+) -> list[tuple[Task, str, Config[Any]]]:
+    """Return what is run: each agent on each task, and its config for any seed.
+
+    Args:
+        suite: the suite.
+        tasks: the names of those to take; none for all.
+        agents: the labels of those to take; none for all.
+        budget: env steps in place of each task's own; None for those.
+
+    Raises:
+        UserError: no such task, agent, environment or experiment, or an experiment that does not fit.
+    """
+    _check_choice("task", tasks, [task.name for task in suite.tasks], suite)
+    _check_choice("agent", agents, [label for task in suite.tasks for label in task.agents], suite)
+    return [
+        (task, label, _config(suite, task, label, task.steps if budget is None else budget))
+        for task in suite.tasks if not tasks or task.name in tasks
+        for label in task.agents if not agents or label in agents
+    ]
+
+
+def _config(suite: Suite, task: Task, label: str, steps: int) -> Config[Any]:
+    from mbrl.agents import AGENTS  # these bring jax with them, which the command line's own help does without
+    from mbrl.envs import registry
+    from mbrl.envs.config import EnvConfig
+
+    setup, name = task.agents[label], label.partition(" ")[0]
+    settings = dict(yaml_file.flatten(setup.get("settings") or {}))
+    fixed = {"env.name": task.env, "env.action_repeat": task.action_repeat, "steps": steps}
+    try:
+        if name not in AGENTS:
+            raise unknown("agent", name, AGENTS)
+        registry.check(EnvConfig(task.env, task.action_repeat))
+        _check_settings(settings, fixed)
+        own = fixed | ({} if "experiment" in setup else {"agent.name": name})
+        config = reader.load(setup.get("experiment"), settings | own)
+        if config.agent.name != name:
+            raise UserError(f"its experiment is one of agent {config.agent.name!r}; call it that, with more behind it")
+        if config.seeds != 1:
+            raise UserError("its experiment trains several seeds in one program; each seed of a suite is a run")
+    except UserError as error:
+        raise UserError(f"suite {suite.name!r}, task {task.name!r}, agent {label!r}: {error}") from error
+    return config
+
+
+def _check_settings(settings: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    taken = {"seed", "seeds", "run_dir", "env", *fixed}
+    for key in settings:
+        if key in taken:
+            raise UserError(f"settings hold {key}, which the suite itself says; leave it out there")
+
+
+def _check_choice(thing: str, given: Iterable[str], there: Collection[str], suite: Suite) -> None:
+    for name in given:
+        if name not in there:
+            raise unknown(f"{thing} of suite {suite.name!r}:", name, dict.fromkeys(there))
+
+
+def _check_keys(place: str, tree: Mapping[Any, Any], known: Collection[str]) -> None:
+    for key in tree:
+        if key not in known:
+            raise UserError(f"{place}: {unknown('key', str(key), known)}")
+
+
+def _mapping(place: str, value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, dict) or not value:
+        raise UserError(f"{place} {_given(value)}, but must be a mapping that holds something")
+    return value
+
+
+def _text(place: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{place} {_given(value)}, but must be text")
+    return " ".join(value.split())
+
+
+def _whole(place: str, value: Any, more: str = "") -> int:
+    number = count(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise UserError(f"{place} {_given(value)}, but must be a whole number of at least 1{more}")
+    return number
+
+
+def _number(place: str, value: Any) -> float:
+    try:
+        if isinstance(value, bool | dict | list | None) or not math.isfinite(number := float(value)):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{place} {_given(value)}, but must be a number") from None
+    return number
+
+
+def _given(value: Any) -> str:
+    return "is missing" if value is None else f"is {parsing.short(str(value))}"
+
+
+def count(word: str) -> int | None:
+    """Return a whole number written as `100000`, `1e5`, `100k` or `0.1M`; None where it is none."""
+    plain = word.strip().lower().replace("_", "").replace(",", "")
+    factor = {"k": 1_000, "m": 1_000_000}.get(plain[-1:], 1)
+    try:
+        number = float(plain[:-1] if factor > 1 else plain) * factor
+    except ValueError:
+        return None
+    return int(number) if math.isfinite(number) and number == int(number) else None

@@ -1,0 +1,43 @@
+"""Which machine a run was on, as its seconds mean nothing without it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+from mbrl.runner.files import write_atomic
+from mbrl.runner.rundir import RunDir
+
+_FILE = "machine.txt"
+
+
+def describe() -> str:
+    """Return the accelerators, or else the processor, and the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}, {cores} cores"
+    return f"{_processor()}, {cores} core{'s' * (cores != 1)}"
+
+
+def note(run: RunDir) -> None:
+    """Add this machine to those that a run's folder says it was on."""
+    known, here = machines(run), describe()
+    if here not in known:
+        write_atomic(run.path / _FILE, "".join(f"{line}\n" for line in (*known, here)))
+
+
+def machines(run: RunDir) -> list[str]:
+    """Return the machines that a run was on, in order; none where it was not noted."""
+    file = run.path / _FILE
+    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

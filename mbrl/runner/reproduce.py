@@ -1,0 +1,133 @@
+"""The runs of a suite: what is missing is run, what was stopped goes on, what is there stays as it is.
+
+A guest's run cannot go on, so one that was stopped begins anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+
+from mbrl.core.errors import UserError
+from mbrl.evaluation.rollout import Evaluate
+from mbrl.runner import compare, machine, rundir, train
+from mbrl.runner.checkpoint import Checkpoints
+from mbrl.runner.checks import check, check_same, is_guest
+from mbrl.runner.config import Config
+from mbrl.runner.epoch import Program
+from mbrl.runner.guest import GuestProgram
+from mbrl.runner.loggers import read_metrics
+from mbrl.runner.reporter import Reporter
+from mbrl.runner.rundir import RunDir
+from mbrl.runner.stop import RunFailed
+from mbrl.runner.suite import Task
+
+State: TypeAlias = Literal["done", "failed", "open"]
+# What makes a run of a config: its program, its evaluation, a line on its memory.
+Prepare: TypeAlias = Callable[[Config[Any]], tuple[Program | GuestProgram, Evaluate, str]]
+
+
+class Job(NamedTuple):
+    """One run of a suite: an agent with a seed on a task."""
+
+    task: Task
+    agent: str
+    config: Config[Any]  # with the folder where the run belongs
+
+    @property
+    def run(self) -> RunDir:
+        """The run's folder."""
+        return RunDir(Path(self.config.run_dir))
+
+
+def jobs(root: Path, configs: Iterable[tuple[Task, str, Config[Any]]], seeds: int | None) -> list[Job]:
+    """Return the runs of a suite, seed after seed, so that all tasks have one before any has two.
+
+    Args:
+        root: the folder of all of them.
+        configs: of each agent on each task what all seeds share.
+        seeds: how many; None for as many as each task says.
+    """
+    every = list(configs)
+    most = seeds or max(task.seeds for task, _, _ in every)
+    found = []
+    for seed in range(most):
+        for task, agent, config in every:
+            if seed < (seeds or task.seeds):
+                folder = root / _name(task.name) / _name(agent) / f"seed-{seed}"
+                found.append(Job(task, agent, dataclasses.replace(config, seed=seed, run_dir=str(folder))))
+    return found
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.=]+", "-", text).strip("-.") or "-"
+
+
+def check_all(found: Iterable[Job]) -> None:
+    """Check every run before the first one begins.
+
+    Raises:
+        UserError: numbers that do not fit each other, or a folder that holds a run of other settings.
+    """
+    for job in found:
+        try:
+            check(job.config)
+        except UserError as error:
+            raise UserError(f"{job.agent} on {job.task.name}: {error}") from error
+        if job.run.config.is_file():
+            try:
+                check_same(job.run.config.read_text(encoding="utf-8"), job.config)
+            except UserError as error:
+                reason = str(error).partition(";")[0].replace("the checkpoint was saved", "a run")
+                raise UserError(
+                    f"{job.run.path} holds {reason}; the suite has changed since: give another --root, or remove it"
+                ) from error
+
+
+def state_of(job: Job) -> State:
+    """Return whether a run is done, has failed for good, or is open: not begun, or not at its end."""
+    rows = read_metrics(job.run)
+    if rows and compare.faults(rows[-1]) > job.config.max_faults:
+        return "failed"
+    if not rundir.saved(job.run):
+        return "open"
+    return "done" if Checkpoints(job.run.checkpoints).find().step >= job.config.steps else "open"
+
+
+def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train.prepare) -> str:
+    """Bring a run to its end, from wherever it stands, and return "" or a sentence that says why it is not there.
+
+    Args:
+        job: the run; nothing is done where it is done or has failed.
+        reporter: makes what hears of the progress.
+        prepare: makes the program.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM; the run is saved and can go on.
+        UserError: the config asks for something that is not there.
+    """
+    if state_of(job) != "open":
+        return ""
+    path = job.run.path
+    try:
+        program, evaluate, line = prepare(job.config)
+        with rundir.take(job.config, anew=lambda: is_guest(job.config) and state_of(job) == "open") as folder:
+            if state_of(job) != "open":  # another process was quicker
+                return ""
+            machine.note(folder)
+            with reporter() as told:
+                told.note(f"{job.task.name}, {job.agent}, seed {job.config.seed}: {path}")
+                told.note(line)
+                train.run(program, evaluate, job.config, folder, told, resume=rundir.saved(folder))
+    except rundir.InUse:
+        return f"{path} is left to another process, which is at it"
+    except RunFailed as error:
+        return f"{path} failed: {error}"
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        return f"{path} failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    return ""

@@ -1,0 +1,38 @@
+"""A suite: which agents learn which tasks for how long, and what others have published for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Reference(NamedTuple):
+    """A score that somebody else states."""
+
+    agent: str  # whose it is: a published method, or "optimum" and "random" where the environment itself knows
+    score: float
+    at: int | None  # env steps; None where it holds at any
+    source: str  # the paper, or the file in a repository
+    kind: str  # what of: a mean of some seeds, ...; "" where the source does not say
+
+
+class Task(NamedTuple):
+    """What is to be learned."""
+
+    name: str
+    env: str
+    action_repeat: int
+    steps: int  # the budget in env steps, at which the bar counts
+    seeds: int  # how many: 0, 1, and so on
+    agents: Mapping[str, Mapping[str, Any]]  # by label: "experiment" and "settings", of which one may be missing
+    references: tuple[Reference, ...]
+    bar: float | None  # the interquartile mean that passes
+
+
+class Suite(NamedTuple):
+    """Tasks that are run together."""
+
+    name: str
+    about: str
+    unavailable: str  # in words, why it cannot be run yet; "" if it can
+    tasks: tuple[Task, ...]

@@ -1,0 +1,118 @@
+"""Writes the tasks of a DM-Control suite, with published scores as their references, from clones of two repositories.
+
+    git clone https://github.com/nicklashansen/tdmpc2 && git clone https://github.com/danijar/dreamerv3
+    python scripts/published_scores.py proprio tdmpc2 dreamerv3
+
+The per-seed numbers are averaged here; nothing else is taken from the repositories. What is printed stands in
+`experiments/suites/dmc-proprio.yaml` and `dmc-vision.yaml` below their first lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+WINDOW = 50_000  # env steps over which DreamerV3's scores, single training episodes in bins, are averaged
+DREAMER_STEPS = {"proprio": (100_000, 250_000, 500_000), "vision": (100_000, 500_000, 1_000_000)}
+TDMPC2_STEPS = (100_000, 500_000, 1_000_000, 4_000_000)
+TDMPC2_FOLDER = {"proprio": "tdmpc2", "vision": "tdmpc2-pixels"}
+# Tasks that the Playground calls otherwise than DM-Control, whose names are domain and task.
+DOMAINS = {"BallInCup": "ball_in_cup-catch", "PointMass": "point_mass-easy", "SwimmerSwimmer6": "swimmer-swimmer6"}
+SHORT = {"ball_in_cup": "cup"}  # as TD-MPC2 has it
+
+
+class Found(NamedTuple):
+    """A published score."""
+
+    agent: str
+    score: float
+    at: int
+    kind: str
+    source: str
+
+
+def main(argv: list[str]) -> int:
+    """Print the tasks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("kind", choices=list(DREAMER_STEPS))
+    parser.add_argument("tdmpc2", type=Path, help="clone of nicklashansen/tdmpc2")
+    parser.add_argument("dreamerv3", type=Path, help="clone of danijar/dreamerv3")
+    args = parser.parse_args(argv)
+    from mbrl.envs.playground import NAMES
+
+    episodes = dreamer_episodes(args.dreamerv3, args.kind)
+    for name in NAMES:
+        task = DOMAINS.get(name) or "-".join(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().split("_", 1))
+        found = [*dreamer(args.dreamerv3, args.kind, task, episodes), *tdmpc2(args.tdmpc2, args.kind, task)]
+        sys.stdout.write(f"  {name}:\n    env: dmc/{name}\n")
+        if found:
+            sys.stdout.write("    references:\n")
+        sys.stdout.writelines(lines(found))
+    return 0
+
+
+def dreamer_episodes(clone: Path, kind: str) -> dict[str, list[dict[float, float]]]:
+    """Return by task each seed's scores by env step."""
+    found = defaultdict(list)
+    for run in json.loads(gzip.decompress(read(clone, f"scores/dmc_{kind}-dreamerv3.json.gz"))):
+        found[run["task"]].append(dict(zip(run["xs"], run["ys"], strict=True)))
+    return found
+
+
+def dreamer(clone: Path, kind: str, task: str, episodes: dict[str, list[dict[float, float]]]) -> Iterable[Found]:
+    """Yield DreamerV3's scores on a task."""
+    runs = episodes.get(f"dmc_{task.replace('-', '_')}", [])
+    path = f"danijar/dreamerv3@{commit(clone)}: scores/dmc_{kind}-dreamerv3.json.gz"
+    for at in DREAMER_STEPS[kind] if runs else ():
+        means = [statistics.fmean(score for step, score in run.items() if at - WINDOW < step <= at) for run in runs]
+        how = f"mean of {len(runs)} seeds over the {WINDOW // 1000}k env steps before"
+        yield Found("DreamerV3", statistics.fmean(means), at, how, path)
+
+
+def tdmpc2(clone: Path, kind: str, task: str) -> Iterable[Found]:
+    """Yield TD-MPC2's scores on a task."""
+    domain, _, what = task.partition("-")
+    path = f"results/{TDMPC2_FOLDER[kind]}/{SHORT.get(domain, domain)}-{what.replace('_', '-')}.csv"
+    content = read(clone, path)
+    by_step = defaultdict(list)
+    for row in csv.DictReader(io.StringIO(content.decode())):
+        by_step[int(row["step"])].append(float(row["reward"]))
+    for at in TDMPC2_STEPS:
+        if scores := by_step.get(at):
+            source = f"nicklashansen/tdmpc2@{commit(clone)}: {path}"
+            yield Found("TD-MPC2", statistics.fmean(scores), at, f"mean of {len(scores)} seeds", source)
+
+
+def lines(found: Iterable[Found]) -> Iterable[str]:
+    """Yield the references as YAML."""
+    for one in found:
+        yield (
+            f"      - {{agent: {one.agent}, score: {one.score:.1f}, at: {one.at}, kind: {one.kind},\n"
+            f'         source: "{one.source}"}}\n'
+        )
+
+
+def read(clone: Path, path: str) -> bytes:
+    """Return a file of the clone's newest commit; nothing where there is none."""
+    return subprocess.run(["git", "-C", clone, "show", f"HEAD:{path}"], capture_output=True, check=False).stdout
+
+
+def commit(clone: Path) -> str:
+    """Return the clone's newest commit."""
+    command = ["git", "-C", clone, "rev-parse", "--short=7", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

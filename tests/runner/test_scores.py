@@ -1,0 +1,110 @@
+"""What runs scored beside published scores, worked by hand."""
+
+import numpy as np
+import pytest
+from toy_folders import log_faults, write_run
+
+from mbrl.runner import compare, machine
+from mbrl.runner.reproduce_report import COLUMNS, cells, listed, shown
+from mbrl.runner.rundir import RunDir
+from mbrl.runner.scores import judged
+from mbrl.runner.suite import Reference, Task
+
+HILL = Task("hill", "toy/hill", 1, 30, 3, {"dreamer": {}}, (), None)
+
+
+def theirs(score, at, agent="theirs"):
+    return Reference(agent, float(score), at, "a paper, table 1", "mean of 3 seeds")
+
+
+def read(tmp_path, *scores, epoch=10, **changes):
+    """Runs of seeds 0, 1, ..., evaluated every 10 env steps."""
+    runs = []
+    for seed, own in enumerate(scores):
+        path = write_run(tmp_path / str(seed), seed=seed, scores=own, **changes)
+        settings = {"env.name": "toy/hill", "agent.name": "dreamer", "seed": seed, "max_faults": 100, "epoch": epoch,
+                    "env.action_repeat": 1, "steps": changes.get("steps", 10 * len(own))}
+        runs += compare.read(RunDir(path), settings)[0]
+    return runs
+
+
+def row_of(runs, *references, bar=None, seeds=None, budget=30):
+    task = HILL._replace(references=references, bar=None if bar is None else float(bar))
+    return judged(task, "dreamer", runs, len(runs) if seeds is None else seeds, budget)
+
+
+def test_ours_theirs_and_the_difference(tmp_path):
+    runs = read(tmp_path, (1, 2, 3), (1, 4, 5), (1, 6, 13))
+    row = row_of(runs, theirs(10, 30), theirs(5, 20), theirs(7, 40), theirs(1, None, "random"), bar=6)
+    # Of 3, 5 and 13 the middle half weighs 1/4, 1 and 1/4, over 3/2: (0.75 + 5 + 3.25) / 1.5.
+    assert row.ours.estimate.value == pytest.approx(6)
+    assert row.ours.steps == (30,)
+    assert [one.difference for one in row.against] == pytest.approx([-4, -1, None, 5])
+    assert [one.ours and one.ours.steps for one in row.against] == [(30,), (20,), None, (30,)]
+    assert row.passed
+    assert row_of(runs, bar=6.01).passed is False
+    assert (row.failed, row.open) == (0, 0)
+
+
+def test_scores_of_other_env_steps_are_never_subtracted(tmp_path):
+    row = row_of(read(tmp_path, (1, 2), (1, 4)), theirs(10, 30), bar=1, budget=20)
+    assert row.ours.steps == (20,)
+    assert row.against[0].difference is None
+    assert row.passed is None
+    (line,) = cells([row])
+    told = dict(zip(COLUMNS, line, strict=True))
+    assert (told["env steps"], told["at env steps"], told["difference"]) == ("20", "30", "-")
+    assert told["bar"] == "1.00: not judged: it is for 30 env steps"
+
+
+@pytest.mark.parametrize(("at", "difference"), [(11, 1), (20, 1), (10, 2), (21, 0), (31, None)])
+def test_an_evaluation_less_than_an_epoch_later_counts(tmp_path, at, difference):
+    """Those at 10, 20 and 30 are 3, 2 and 1 above."""
+    row = row_of(read(tmp_path, (3, 2, 1)), theirs(1, at))
+    assert row.against[0].difference == difference
+
+
+def test_a_run_that_failed_is_kept_with_its_latest_evaluation(tmp_path):
+    whole, faulty = read(tmp_path, (1, 2, 3)), write_run(tmp_path / "faulty", seed=1, scores=(1, 0), steps=30)
+    log_faults(faulty, 101)
+    failed, _ = compare.read(RunDir(faulty), dict(whole[0].settings) | {"seed": 1, "steps": 30})
+    row = row_of([*whole, *failed], theirs(1, 30), theirs(1, 10, "earlier"), bar=1)
+    assert row.ours.scores == (3, 0)
+    assert [one.ours.scores for one in row.against] == [(3, 0), (1, 1)]
+    assert (row.failed, row.open, row.passed) == (1, 0, True)
+    assert cells([row])[0][-1] == "1 of 2 failed"
+
+
+def test_runs_that_are_missing_or_not_at_their_end_are_said(tmp_path):
+    runs = read(tmp_path, (1, 2), steps=30)
+    row = row_of(runs, theirs(1, 30), bar=1, seeds=3)
+    assert (row.open, row.passed, row.against[0].difference) == (3, None, None)
+    line = dict(zip(COLUMNS, cells([row])[0], strict=True))
+    assert (line["seeds"], line["bar"]) == ("1 of 3", "1.00: not judged, seeds are missing")
+    assert line[""] == "one seed: no interval; 3 of 3 not at the end"
+    nothing = row_of([], theirs(1, 30), seeds=2)
+    assert nothing.ours is None
+    assert cells([nothing])[0][2:5] == ("0 of 2", "-", "-")
+
+
+def test_of_each_method_the_comparable_scores_are_shown_or_the_nearest(tmp_path):
+    row = row_of(read(tmp_path, (1, 2, 3)), theirs(1, 10), theirs(2, 30), theirs(3, 90), theirs(4, 80, "b"),
+                 theirs(5, 50, "b"))
+    assert [one.reference.score for one in shown(row)] == [1, 2, 5]
+    assert listed([row]) == ["mean of 3 seeds; a paper, table 1"]
+    assert [line[6] for line in cells([row])] == ["theirs [1]", "theirs [1]", "b [1]"]
+    unreferenced = row_of(read(tmp_path / "b", (1, 2, 3)))
+    assert cells([unreferenced])[0][5:9] == ("-", "none published", "-", "-")
+
+
+def test_seconds_and_machines(tmp_path):
+    run = RunDir(write_run(tmp_path / "run", scores=(1, 2)))
+    run.metrics.write_text('{"step": 10, "time/epoch": 1.5}\n{"step": 20, "time/epoch": 2.0}\n')
+    (run.path / "machine.txt").write_text("an abacus\n")
+    machine.note(run)
+    machine.note(run)
+    assert machine.machines(run) == ["an abacus", machine.describe()]
+    found = compare.Run(run.path, 0, {"epoch": 1, "env.action_repeat": 1}, np.array([20]), np.array([1.0]), 20, "", "")
+    row = row_of([found], budget=20)
+    assert row.seconds == 3.5
+    assert row.machines == ("an abacus", machine.describe())
