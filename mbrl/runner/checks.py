@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import yaml
 
+from mbrl.agents import AGENTS, GuestEntry
 from mbrl.core.errors import UserError
 from mbrl.replay import memory
 from mbrl.replay.config import check_sizes
@@ -25,12 +26,20 @@ NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults")
 MAX_STEPS = 2_000_000_000
 
 
+def is_guest(config: Config[Any]) -> bool:
+    """Whether the config's agent brings its own training loop."""
+    return isinstance(AGENTS.get(config.agent.name), GuestEntry)
+
+
 def check(config: Config[Any]) -> None:
     """Check every number that the runner itself uses.
 
     Raises:
         UserError: one is out of its range or does not fit another; the sentence says what would.
     """
+    if is_guest(config):
+        _check_guest(config)
+        return
     _check_counts({"seeds": config.seeds, "epoch": config.epoch, "prefill": config.prefill})
     _check_any(config)
     if config.max_faults < 0:
@@ -43,12 +52,8 @@ def check(config: Config[Any]) -> None:
     _check_epoch(config)
 
 
-def check_guest(config: Config[Any]) -> None:
-    """Check the numbers of an agent that brings its own training loop, and that none is set that has no part in it.
-
-    Raises:
-        UserError: one is out of its range, or is not the default though nothing would come of it.
-    """
+def _check_guest(config: Config[Any]) -> None:
+    """Check the numbers of an agent that brings its own training loop, and that none is set that has no part in it."""
     _check_any(config)
     name = config.agent.name
     for alone in ("seeds", "devices"):

@@ -22,12 +22,12 @@ from mbrl.core.types import PRNGKey
 from mbrl.envs import HostVectorEnv, make, make_vector
 from mbrl.envs.base import VectorEnvironment
 from mbrl.evaluation.rollout import Evaluate, make_evaluate
-from mbrl.runner import measures, rundir, stop
+from mbrl.runner import measures, stop
 from mbrl.runner.checkpoint import Checkpoints
-from mbrl.runner.checks import check_guest
+from mbrl.runner.checks import check, is_guest
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.loggers import MetricsLog, Values
-from mbrl.runner.reporter import Reporter, Silent
+from mbrl.runner.reporter import Reporter
 from mbrl.runner.rundir import RunDir
 
 
@@ -61,11 +61,6 @@ class _Machine(NamedTuple):
     last: list[tuple[GuestState, Values]]  # one entry, once the loop has told of its policy
 
 
-def is_guest(config: Config[Any]) -> bool:
-    """Whether the config's agent brings its own training loop."""
-    return isinstance(AGENTS[config.agent.name], GuestEntry)
-
-
 def make_guest(config: Config[Any]) -> GuestProgram:
     """Build a guest's agent and environment.
 
@@ -84,43 +79,42 @@ def make_guest(config: Config[Any]) -> GuestProgram:
     return GuestProgram(agent, env, jax.jit(lambda key: GuestState(agent.init(key), jnp.int32(0))))
 
 
-def train(
-    config: Config[Any], *, resume: bool, reporter: Reporter | None
-) -> tuple[RunDir, GuestProgram, GuestState, Values]:
-    """Train a guest; what is raised is what the runner's ``train`` raises, except that no run can go on.
+def prepare(config: Config[Any]) -> tuple[GuestProgram, Evaluate, str]:
+    """Return a guest's program and its evaluation, and a line that says where it will be evaluated.
 
-    Returns:
-        folder, program, the last state, and the last line of metrics.
+    Raises:
+        UserError: something in the config is not right.
     """
-    if resume:
+    check(config)
+    program = make_guest(config)
+    episodes = config.evaluation.episodes
+    evaluate = make_evaluate(program.agent, make_vector(config.env, episodes), episodes)
+    told = _training(program, config).told
+    line = (
+        f"{config.agent.name} trains in its own loop: evaluated every {told.step:,} env steps, first after "
+        f"{told[0]:,}, last after {told[-1]:,}"
+    )
+    return program, evaluate, line
+
+
+def refuse_to_go_on(config: Config[Any]) -> None:
+    """Raise UserError where the config's agent is a guest, of which no run can go on."""
+    if is_guest(config):
         raise UserError(
             f"a run of {config.agent.name} cannot go on: its training loop is its own, and what is saved is its "
             f"policy alone; start it anew in another folder, or play what there is with mbrl eval"
         )
-    check_guest(config)
-    program = make_guest(config)
-    episodes = config.evaluation.episodes
-    evaluate = make_evaluate(program.agent, make_vector(config.env, episodes), episodes)
-    env, steps = config.env, config.steps
-    course = Course(config.num_envs, env.action_repeat, env.time_limit, steps, config.evaluation.every, config.seed)
-    training = program.agent.prepare(make(config.env), course)
-    with rundir.create(config) as folder, reporter or Silent() as told:
-        told.note(_announce(config, training.told))
-        state, values = _run(config, folder, training, evaluate, told)
-    return folder, program, state, values
 
 
-def _announce(config: Config[Any], told: range) -> str:
-    return (
-        f"{config.agent.name} trains in its own loop: evaluated every {told.step:,} env steps, first after "
-        f"{told[0]:,}, last after {told[-1]:,}"
-    )
-
-
-def _run(
-    config: Config[Any], folder: RunDir, training: Training, evaluate: Evaluate, reporter: Reporter
+def run(
+    program: GuestProgram, evaluate: Evaluate, config: Config[Any], folder: RunDir, reporter: Reporter
 ) -> tuple[GuestState, Values]:
-    """Let the loop run in a folder that is held."""
+    """Let a guest train in a folder that is held.
+
+    Returns:
+        the last state, and the last line of metrics.
+    """
+    training = _training(program, config)
     saves = Checkpoints(folder.checkpoints, config.checkpoint.keep)
     with stop.signals(lambda: reporter.phase("stopping")) as received, MetricsLog(folder) as log:
         pace, last = measures.start_pace(0), []
@@ -128,6 +122,12 @@ def _run(
         reporter.phase("compiling")
         training.run(partial(_hear, machine))
     return last[0]
+
+
+def _training(program: GuestProgram, config: Config[Any]) -> Training:
+    env, steps = config.env, config.steps
+    course = Course(config.num_envs, env.action_repeat, env.time_limit, steps, config.evaluation.every, config.seed)
+    return program.agent.prepare(make(env), course)
 
 
 def _hear(m: _Machine, agent: Any, metrics: dict[str, float]) -> None:

@@ -1,4 +1,7 @@
-"""The runs of a suite: what is missing is run, what was stopped goes on, what is there stays as it is."""
+"""The runs of a suite: what is missing is run, what was stopped goes on, what is there stays as it is.
+
+A guest's run cannot go on, so one that was stopped begins anew.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ import jax
 
 from mbrl.core.errors import UserError
 from mbrl.evaluation.rollout import Evaluate
-from mbrl.runner import compare, guest, machine, rundir, train
+from mbrl.runner import compare, machine, rundir, train
 from mbrl.runner.checkpoint import Checkpoints
-from mbrl.runner.checks import check, check_guest, check_same
+from mbrl.runner.checks import check, check_same, is_guest
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import Program
+from mbrl.runner.guest import GuestProgram
 from mbrl.runner.loggers import read_metrics
 from mbrl.runner.reporter import Reporter
 from mbrl.runner.rundir import RunDir
@@ -25,7 +29,7 @@ from mbrl.runner.suite import Task
 
 State: TypeAlias = Literal["done", "failed", "open"]
 # What makes a run of a config: its program, its evaluation, a line on its memory.
-Prepare: TypeAlias = Callable[[Config[Any]], tuple[Program, Evaluate, str]]
+Prepare: TypeAlias = Callable[[Config[Any]], tuple[Program | GuestProgram, Evaluate, str]]
 
 
 class Job(NamedTuple):
@@ -72,7 +76,7 @@ def check_all(found: Iterable[Job]) -> None:
     """
     for job in found:
         try:
-            (check_guest if guest.is_guest(job.config) else check)(job.config)
+            check(job.config)
         except UserError as error:
             raise UserError(f"{job.agent} on {job.task.name}: {error}") from error
         if job.run.config.is_file():
@@ -110,11 +114,9 @@ def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train
     if state_of(job) != "open":
         return ""
     path = job.run.path
-    if guest.is_guest(job.config):
-        return _perform_guest(job, reporter)
     try:
         program, evaluate, line = prepare(job.config)
-        with rundir.take(job.config) as folder:
+        with rundir.take(job.config, anew=lambda: is_guest(job.config) and state_of(job) == "open") as folder:
             if state_of(job) != "open":  # another process was quicker
                 return ""
             machine.note(folder)
@@ -128,17 +130,4 @@ def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train
         return f"{path} failed: {error}"
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         return f"{path} failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
-    return ""
-
-
-def _perform_guest(job: Job, reporter: Callable[[], Reporter]) -> str:
-    """Train an agent that brings its own loop, from its first step: such a run cannot go on."""
-    path, name = job.run.path, job.config.agent.name
-    if path.exists():
-        return f"{path} was stopped or is at work, and a run of {name} cannot go on; remove it to begin anew"
-    try:
-        train.train(job.config, reporter=reporter())
-    except RunFailed as error:
-        return f"{path} failed: {error}"
-    machine.note(job.run)
     return ""

@@ -12,10 +12,10 @@ from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import Evaluation, make_evaluate
 from mbrl.runner import rundir, seeds
 from mbrl.runner.checkpoint import Checkpoints
-from mbrl.runner.checks import check_evaluation, check_same
+from mbrl.runner.checks import check_evaluation, check_same, is_guest
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import Program, make_program
-from mbrl.runner.guest import GuestProgram, GuestState, is_guest, make_guest
+from mbrl.runner.guest import GuestProgram, GuestState, make_guest
 from mbrl.runner.measures import named_key
 from mbrl.runner.seeds import run_key
 from mbrl.runner.state import TrainState

@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,10 +87,14 @@ def create(config: Config[Any]) -> Iterator[RunDir]:
 
 
 @contextlib.contextmanager
-def take(config: Config[Any]) -> Iterator[RunDir]:
+def take(config: Config[Any], anew: Callable[[], bool] = lambda: False) -> Iterator[RunDir]:
     """Hold ``config.run_dir`` as it is: a run to go on with where one was saved, else a new one.
 
     What a killed process left before its first save is cleared away.
+
+    Args:
+        config: the run's.
+        anew: asked once the folder is held: whether what was saved is cleared away too.
 
     Raises:
         InUse: another process holds it.
@@ -103,7 +107,7 @@ def take(config: Config[Any]) -> Iterator[RunDir]:
         raise UserError(f"{path} is in the way of a run, but is none: it holds no config.yaml; remove it")
     made = _make(path)
     with _hold(path):
-        if saved(run):
+        if saved(run) and not anew():
             yield run
             return
         _clear(path, whole=False, keep=_LOCK)

@@ -22,7 +22,7 @@ from mbrl.evaluation.rollout import Evaluate, make_evaluate
 from mbrl.replay import memory
 from mbrl.runner import guest, leaves, measures, rundir, seeds, stop
 from mbrl.runner.checkpoint import Checkpoints
-from mbrl.runner.checks import check, check_memory, check_same
+from mbrl.runner.checks import check, check_memory, check_same, is_guest
 from mbrl.runner.compiled import footprint
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.epoch import Program, make_program
@@ -79,9 +79,8 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
         Interrupted: SIGINT or SIGTERM; the run is saved and can go on.
         RunFailed: more non-finite numbers than ``config.max_faults``; state and batch are saved.
     """
-    if guest.is_guest(config):
-        folder, program, state, values = guest.train(config, resume=resume is not None, reporter=reporter)
-        return Result(folder.path, config, program, state, values)
+    if resume is not None:
+        guest.refuse_to_go_on(config)
     program, evaluate, line = prepare(config)
     opened = rundir.create(config) if resume is None else rundir.reopen(Path(resume))
     with opened as folder, reporter or Silent() as told:
@@ -89,12 +88,14 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
         return run(program, evaluate, config, folder, told, resume=resume is not None)
 
 
-def prepare(config: Config[Any]) -> tuple[Program, Evaluate, str]:
-    """Return a config's program and its evaluation, and a line that says what its replay takes.
+def prepare(config: Config[Any]) -> tuple[Program | GuestProgram, Evaluate, str]:
+    """Return a config's program and its evaluation, and a line that says what its replay takes, or a guest's schedule.
 
     Raises:
         UserError: something in the config is not right.
     """
+    if is_guest(config):
+        return guest.prepare(config)
     check(config)
     program = make_program(config)
     episodes = config.evaluation.episodes
@@ -107,9 +108,17 @@ def prepare(config: Config[Any]) -> tuple[Program, Evaluate, str]:
 
 
 def run(
-    program: Program, evaluate: Evaluate, config: Config[Any], folder: RunDir, reporter: Reporter, *, resume: bool
+    program: Program | GuestProgram,
+    evaluate: Evaluate,
+    config: Config[Any],
+    folder: RunDir,
+    reporter: Reporter,
+    *,
+    resume: bool,
 ) -> Result:
     """Run a program in a folder that is held; see ``train``."""
+    if isinstance(program, GuestProgram):
+        return Result(folder.path, config, program, *guest.run(program, evaluate, config, folder, reporter))
     saves = Checkpoints(folder.checkpoints, config.checkpoint.keep)
     with stop.signals(lambda: reporter.phase("stopping")) as received:
         reporter.phase("compiling")

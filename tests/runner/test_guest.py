@@ -16,13 +16,15 @@ from mbrl.core.errors import UserError
 from mbrl.envs import ENVS, EnvConfig, HostEnv, make_vector, to_dm_env
 from mbrl.envs import make as make_env
 from mbrl.evaluation.rollout import make_evaluate
-from mbrl.runner import restore
+from mbrl.runner import reproduce, restore
 from mbrl.runner.config import CheckpointConfig, Config, EvalConfig
 from mbrl.runner.loggers import read_metrics
 from mbrl.runner.measures import evaluation_key
 from mbrl.runner.report import make_report
+from mbrl.runner.reporter import Silent
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.stop import Interrupted, RunFailed
+from mbrl.runner.suite import Task
 from mbrl.runner.train import train
 
 
@@ -125,6 +127,23 @@ def test_a_signal_saves_the_newest_policy_and_the_run_cannot_go_on(tmp_path, cap
     assert said.startswith("mbrl: a run of loop cannot go on: ")
     assert said.count("\n") == 1
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
+def test_in_a_suite_a_run_that_was_stopped_begins_anew(tmp_path):
+    task = Task("hill", "probe/action", 1, 300, 1, {}, (), None)
+    stopped, whole = (
+        reproduce.Job(task, "loop", config(tmp_path / "run", agent=LoopConfig(signal=number))) for number in (0, 2)
+    )
+    reproduce.check_all([stopped])
+    with pytest.raises(Interrupted):
+        reproduce.perform(stopped, Silent)
+    assert reproduce.state_of(stopped) == "open"
+    assert reproduce.perform(whole, Silent) == ""
+    assert reproduce.state_of(whole) == "done"
+    assert [row["step"] for row in read_metrics(whole.run)] == [100, 200, 300]
+    before = whole.run.metrics.read_bytes()
+    assert reproduce.perform(whole, Silent) == ""
+    assert whole.run.metrics.read_bytes() == before
 
 
 def test_a_signal_before_the_last_telling_changes_nothing(tmp_path):
