@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mbrl.runner.machine import describe
+
 PACKAGES = ("mbrl", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "numpy")
 
 
@@ -95,22 +97,10 @@ def write(out: Path, rows: list[Row], goal: float, episodes: int, command: str) 
         f"{final} of {len(rows)} seeds end at {goal:.0f} or more; {reached} reached it in an evaluation on the way.",
         "",
         f"- command: `{command}`",
-        f"- machine: {machine()}",
+        f"- machine: {describe()}",
         f"- versions: Python {platform.python_version()}, {', '.join(_version(name) for name in PACKAGES)}",
     ]
     (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def machine() -> str:
-    """Return the processor, the cores this process may use, and the memory."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {cores} cores, {memory:.0f} GiB, {platform.system()}"
 
 
 def _mbrl(*words: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-import toy_agent  # noqa: F401 - registers the toy
+import toy_agent
 
 from mbrl.cli.main import main
 
@@ -25,16 +25,7 @@ tasks:
       - {agent: theirs, score: 4, at: 32, source: a paper, kind: mean of 3 seeds}
       - {agent: theirs, score: 5, at: 1e6, source: a paper, kind: mean of 3 seeds}
 """
-EXPERIMENT = """
-agent: toy
-replay: {capacity: 64, batch_size: 2, batch_length: 4}
-num_envs: 2
-prefill: 8
-epoch: 8
-train_ratio: 8
-evaluation: {every: 32, episodes: 2, gap: false}
-checkpoint: {every: 32}
-"""
+EXPERIMENT = f"{toy_agent.SETTINGS}evaluation: {{every: 32, episodes: 2, gap: false}}\n"
 
 
 @pytest.fixture

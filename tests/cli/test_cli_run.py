@@ -14,17 +14,10 @@ import mbrl
 from mbrl.cli.main import main
 from mbrl.runner import restore
 
-SMALL = """
+SMALL = f"""{toy_agent.SETTINGS}
 env: probe/reward
-agent: toy
-replay: {capacity: 64, batch_size: 2, batch_length: 4}
-num_envs: 2
-prefill: 8
-epoch: 8
-train_ratio: 8
 steps: 64
-evaluation: {every: 32, episodes: 2}
-checkpoint: {every: 32}
+evaluation: {{every: 32, episodes: 2}}
 """
 
 

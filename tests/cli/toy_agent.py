@@ -9,6 +9,17 @@ from mbrl.agents import AGENTS
 from mbrl.agents.base import ActOutput, Agent, AgentEntry, Diagnosis, UpdateOutput
 from mbrl.core.types import action_dim, as_dict
 
+# What makes a run of it short.
+SETTINGS = """
+agent: toy
+replay: {capacity: 64, batch_size: 2, batch_length: 4}
+num_envs: 2
+prefill: 8
+epoch: 8
+train_ratio: 8
+checkpoint: {every: 32}
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class ToyConfig:

@@ -6,25 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mbrl.viz import comparison, figures
+from mbrl.viz import comparison
 
 STEPS = np.arange(1, 6) * 1000.0
 BAND = (STEPS, STEPS, STEPS - 100, STEPS + 200)
 BARE = (STEPS, STEPS, None, None)
 LONG = "an agent whose name goes on and on (" + ", ".join(f"setting_{n}={n}" for n in range(9)) + ")"
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Catch each figure on its way to the PNG."""
-    caught, write = [], figures.png
-
-    def catch(figure):
-        caught.append(figure)
-        return write(figure)
-
-    monkeypatch.setattr(figures, "png", catch)
-    return caught
 
 
 @pytest.mark.parametrize(

@@ -13,19 +13,6 @@ NONE = ([], [])
 STEPS = np.arange(1, 6) * 1000
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Catch each figure on its way to the PNG."""
-    caught, write = [], figures.png
-
-    def catch(figure):
-        caught.append(figure)
-        return write(figure)
-
-    monkeypatch.setattr(figures, "png", catch)
-    return caught
-
-
 def is_png(content):
     with Image.open(io.BytesIO(content)) as image:
         image.load()
