@@ -17,6 +17,7 @@ from mbrl.behaviours.actor_critic import ActorCritic, ActorCriticConfig
 from mbrl.core import normalise, parallel
 from mbrl.core.errors import UserError, unknown
 from mbrl.core.optim import OptimConfig, make_optimiser
+from mbrl.core.rows import tree_norm
 from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
 from mbrl.nets.precision import Precision
 from mbrl.worldmodels.base import Latent
@@ -113,8 +114,8 @@ class Dreamer:
         grads, (latent, returns, metrics) = jax.grad(self._loss, has_aux=True)(state.params, state, key, sequence)
         grads, metrics = parallel.mean((grads, metrics))
         updates, optimiser = self.optimiser.update(grads, state.optimiser, state.params)
-        norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
-        finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(optax.tree.norm(norms))
+        norms = {f"grad_norm/{name}": tree_norm(part) for name, part in grads.items()}
+        finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(sum(norms.values()))
         # A loss or gradient that is not finite leaves everything as it was; the runner counts and stops.
         keep = lambda new, old: jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
         params = optax.apply_updates(state.params, keep(updates, jax.tree.map(jnp.zeros_like, updates)))
