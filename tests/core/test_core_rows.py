@@ -20,7 +20,7 @@ def random_tree(shapes, seed):
     return {f"w{i}": jnp.asarray(rng.normal(size=shape), jnp.float32) for i, shape in enumerate(shapes)}
 
 
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=8)
 @hypothesis.given(shapes=SHAPES, seed=st.integers(0, 2**31 - 1))
 def test_what_is_packed_comes_back(shapes, seed):
     tree = random_tree(shapes, seed)
@@ -31,7 +31,7 @@ def test_what_is_packed_comes_back(shapes, seed):
     np.testing.assert_allclose((packed**2).sum(), sum((leaf**2).sum() for leaf in tree.values()), rtol=1e-5)
 
 
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=8)
 @hypothesis.given(shapes=SHAPES, seed=st.integers(0, 2**31 - 1))
 def test_norms_are_those_of_each_tensor(shapes, seed):
     tree = random_tree(shapes, seed)
