@@ -34,7 +34,7 @@ class DreamerConfig:
     size: Size = "1m"
     """Preset of all widths that are not set themselves; for short `--size`."""
     precision: Precision = "f32"
-    """Floating-point numbers the networks compute in; for short `--precision`. Parameters and losses are f32."""
+    """Numbers that the networks multiply; for short `--precision`. Sums and all else are f32."""
     worldmodel: RSSMConfig = RSSMConfig()
     """The world model."""
     behaviour: ActorCriticConfig = ActorCriticConfig()

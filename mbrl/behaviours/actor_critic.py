@@ -33,7 +33,7 @@ from mbrl.core.normalise import PercentileConfig, PercentileState
 from mbrl.core.returns import lambda_return
 from mbrl.core.types import Metrics, Params, PRNGKey, Scalar, TimeStep
 from mbrl.nets.heads import Head
-from mbrl.nets.precision import Precision, dtype_of, run
+from mbrl.nets.precision import Precision, dtype_of
 from mbrl.worldmodels.base import Dream, Latent, WorldModel, weigh
 
 Gradient: TypeAlias = Literal["auto", "dynamics", "reinforce", "mix"]
@@ -134,7 +134,7 @@ class ActorCritic:
             config: with every size filled in.
             model: the world model it will dream in.
             action_spec: of one environment.
-            precision: in which actor and critic compute.
+            precision: of the numbers that actor and critic multiply.
 
         Raises:
             UserError: for values outside their range, or a precision that the device lacks.
@@ -145,8 +145,7 @@ class ActorCritic:
         self.policy = PolicyHead(
             action_spec, config.actor_layers, units, (config.min_std, config.max_std), config.unimix, precision
         )
-        self.dtype = dtype_of(precision)
-        self.critic = Head(config.critic_layers, units, config.bins, outscale=0.0)
+        self.critic = Head(config.critic_layers, units, config.bins, outscale=0.0, dtype=dtype_of(precision))
         automatic = "reinforce" if self.policy.discrete else "dynamics"
         self.gradient = automatic if config.gradient == "auto" else config.gradient
 
@@ -175,7 +174,7 @@ class ActorCritic:
 
     def value(self, critic: Params, features: Float[Array, "*N F"]) -> TwoHot:
         """Return the critic's distribution over returns."""
-        return TwoHot(run(self.critic, critic, features, dtype=self.dtype))
+        return TwoHot(jnp.asarray(self.critic.apply({"params": critic}, features)))
 
     def imagine(self, model: Params, params: dict[str, Params], key: PRNGKey, start: Latent) -> Imagined:
         """Dream from ``start [B]``; gradients reach the actor only, through its actions and the dynamics."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from mbrl.core.distributions import OneHot, Squashed, mix_uniform
 from mbrl.core.types import Params, PRNGKey, action_dim
 from mbrl.nets.heads import Head
-from mbrl.nets.precision import Precision, dtype_of, run
+from mbrl.nets.precision import Precision, dtype_of
 
 ActionDistribution: TypeAlias = Squashed | OneHot
 
@@ -37,13 +37,14 @@ class PolicyHead:
             units: their width.
             std_range: smallest and largest standard deviation of a continuous policy.
             unimix: share of uniform mixed into a discrete policy.
-            precision: in which the network computes.
+            precision: of the numbers that the network multiplies.
         """
         self.discrete = isinstance(action_spec, specs.DiscreteArray)
         self.size = action_dim(action_spec)
-        self.std_range, self.unimix, self.dtype = std_range, unimix, dtype_of(precision)
+        self.std_range, self.unimix = std_range, unimix
         # A small initial output starts continuous policies near mean 0, discrete ones near uniform.
-        self.net = Head(layers, units, self.size if self.discrete else 2 * self.size, outscale=0.01)
+        outputs = self.size if self.discrete else 2 * self.size
+        self.net = Head(layers, units, outputs, outscale=0.01, dtype=dtype_of(precision))
 
     def init(self, key: PRNGKey, features: Float[Array, "*N F"]) -> Params:
         """Draw parameters for features of this shape."""
@@ -54,7 +55,7 @@ class PolicyHead:
 
         Continuous: Normal(tanh(m), lo + (hi - lo) sigmoid(s + 2)), as DreamerV3's public code has it.
         """
-        raw = jnp.asarray(run(self.net, params, features, dtype=self.dtype))
+        raw = jnp.asarray(self.net.apply({"params": params}, features))
         if self.discrete:
             return OneHot(mix_uniform(raw, self.unimix))
         mean, std = jnp.split(raw, 2, -1)

@@ -6,13 +6,13 @@ import ctypes
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl.runner.compiled import Footprint, footprint
+from mbrl.runner.compiled import Compiled, compile_for
 
 Run = Callable[[], Any]
 
@@ -20,20 +20,9 @@ Run = Callable[[], Any]
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
-class Compiled(NamedTuple):
-    """A function ready to run on given arguments."""
-
-    call: Callable[..., Any]
-    seconds: float  # to trace and to compile
-    footprint: Footprint
-
-
 def compile_once(function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Compiled:
     """Trace and compile ``function`` for ``args``."""
-    begin = time.perf_counter()
-    call = jax.jit(function, donate_argnums=donate).lower(*args).compile()
-    seconds = time.perf_counter() - begin
-    return Compiled(call, seconds, footprint(call))
+    return compile_for(jax.jit(function, donate_argnums=donate), *args)
 
 
 def in_turn(runs: Sequence[Run], repeats: int, seconds: float) -> list[np.ndarray]:

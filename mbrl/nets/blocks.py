@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from mbrl.nets.precision import multiply_in, product
 
 NORM_EPSILON = 1e-4
 # The standard deviation of a unit normal cut at two standard deviations is 0.8796.
@@ -23,11 +28,12 @@ class DenseNormAct(nn.Module):
     """Linear, RMSNorm, SiLU: DreamerV3's standard layer."""
 
     units: int
+    dtype: Any = jnp.float32  # of the numbers multiplied (``precision``), here and below
 
     @nn.compact
     def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N U"]:
         """Map ``[*N, D]`` to ``[*N, units]``."""
-        x = nn.Dense(self.units, kernel_init=fan_in_init())(x)
+        x = nn.Dense(self.units, kernel_init=fan_in_init(), dot_general=multiply_in(self.dtype))(x)
         return nn.silu(nn.RMSNorm(epsilon=NORM_EPSILON)(x))
 
 
@@ -36,12 +42,13 @@ class MLP(nn.Module):
 
     layers: int
     units: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N U"]:
         """Map ``[*N, D]`` to ``[*N, units]``."""
         for _ in range(self.layers):
-            x = DenseNormAct(self.units)(x)
+            x = DenseNormAct(self.units, self.dtype)(x)
         return x
 
 
@@ -65,6 +72,7 @@ class BlockDense(nn.Module):
     """
 
     features: int  # of all blocks together
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "G *N I"], shared: Float[Array, "*N S"] | None = None) -> Float[Array, "G *N O"]:
@@ -74,9 +82,10 @@ class BlockDense(nn.Module):
         # Fans are those of one block, its own and the shared input together.
         init = nn.initializers.truncated_normal(TRUNCATION_CORRECTION * (inputs + extra) ** -0.5)
         kernel = self.param("kernel", init, (blocks, inputs, outputs))
-        out = jnp.einsum("g...i,gio->g...o", x, kernel)
+        out = jax.vmap(partial(product, dtype=self.dtype))(x, kernel)
         if shared is not None:
-            out = out + to_blocks(shared @ self.param("shared", init, (extra, self.features)), blocks)
+            for_all = self.param("shared", init, (extra, self.features))
+            out = out + to_blocks(product(shared, for_all, self.dtype), blocks)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return out + bias.reshape((blocks, *(1 for _ in x.shape[1:-1]), outputs))
 
@@ -104,6 +113,7 @@ class BlockGRU(nn.Module):
 
     hidden: int
     blocks: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -111,11 +121,11 @@ class BlockGRU(nn.Module):
     ) -> Float[Array, "*N D"]:
         """Return the next deterministic state ``[*N, D]``; D must be a multiple of ``blocks``."""
         size = deter.shape[-1]
-        joined = jnp.concatenate([DenseNormAct(self.hidden)(part) for part in (deter, stoch, action)], -1)
+        joined = jnp.concatenate([DenseNormAct(self.hidden, self.dtype)(part) for part in (deter, stoch, action)], -1)
         own = to_blocks(deter, self.blocks)
-        x = BlockDense(size)(own, joined)
+        x = BlockDense(size, self.dtype)(own, joined)
         # The norm is that of the whole state, over blocks and their entries.
         norm = nn.RMSNorm(epsilon=NORM_EPSILON, reduction_axes=(0, -1), feature_axes=(0, -1))
         x = nn.silu(norm(x))
-        reset, candidate, update = (BlockDense(size)(x) for _ in range(3))
+        reset, candidate, update = (BlockDense(size, self.dtype)(x) for _ in range(3))
         return from_blocks(gru_update(reset, candidate, update, own))

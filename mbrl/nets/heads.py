@@ -14,6 +14,7 @@ from mbrl.core.distributions import SymlogVector, symlog
 from mbrl.core.errors import UserError
 from mbrl.core.types import Spec, as_dict
 from mbrl.nets.blocks import MLP, fan_in_init
+from mbrl.nets.precision import multiply_in
 
 
 def vector_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
@@ -39,13 +40,13 @@ class VectorEncoder(nn.Module):
     keys: tuple[str, ...]
     layers: int
     units: int
-    dtype: Any = jnp.float32  # of the layers; what is squashed is float32, for it may be large
+    dtype: Any = jnp.float32  # of the numbers multiplied, here and below
 
     @nn.compact
     def __call__(self, observation: dict[str, Array], lead: tuple[int, ...]) -> Float[Array, "*N U"]:
         """Map a dict of ``[*lead, *shape]`` to tokens ``[*lead, units]``."""
         parts = [observation[key].reshape((*lead, -1)).astype(jnp.float32) for key in self.keys]
-        return MLP(self.layers, self.units)(symlog(jnp.concatenate(parts, -1)).astype(self.dtype))
+        return MLP(self.layers, self.units, self.dtype)(symlog(jnp.concatenate(parts, -1)))
 
 
 class VectorDecoder(nn.Module):
@@ -54,14 +55,17 @@ class VectorDecoder(nn.Module):
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     layers: int
     units: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features: Float[Array, "*N F"]) -> dict[str, SymlogVector]:
         """Map features ``[*N, F]`` to one distribution per key."""
-        x = MLP(self.layers, self.units)(features)
+        x = MLP(self.layers, self.units, self.dtype)(features)
+        multiply = multiply_in(self.dtype)
+        sizes = {key: int(np.prod(shape, dtype=int)) for key, shape in self.shapes}
         return {
-            key: SymlogVector(nn.Dense(int(np.prod(shape, dtype=int)), kernel_init=fan_in_init())(x))
-            for key, shape in self.shapes
+            key: SymlogVector(nn.Dense(size, kernel_init=fan_in_init(), dot_general=multiply)(x))
+            for key, size in sizes.items()
         }
 
 
@@ -72,9 +76,10 @@ class Head(nn.Module):
     units: int
     outputs: int
     outscale: float = 1.0
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features: Float[Array, "*N F"]) -> Float[Array, "*N O"]:
         """Map features ``[*N, F]`` to raw outputs ``[*N, outputs]``."""
-        x = MLP(self.layers, self.units)(features)
-        return nn.Dense(self.outputs, kernel_init=fan_in_init(self.outscale))(x)
+        x = MLP(self.layers, self.units, self.dtype)(features)
+        return nn.Dense(self.outputs, kernel_init=fan_in_init(self.outscale), dot_general=multiply_in(self.dtype))(x)

@@ -1,16 +1,19 @@
-"""In which floating-point numbers networks compute; parameters, states and losses are float32 whatever it is."""
+"""In which floating-point numbers networks multiply matrices; everything else is float32 whatever it is.
+
+A product of bfloat16 numbers that is summed in float32 is what accelerators, and CPUs with matrix units, do fastest,
+and nearly all the work is products. Norms, activations, gates and losses gain little from half precision and lose most.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jaxtyping import Array, Float
 
 from mbrl.core.errors import UserError, unknown
-from mbrl.core.types import Params
 
 Precision: TypeAlias = Literal["f32", "bf16"]
 
@@ -18,11 +21,8 @@ _DTYPES = {"f32": jnp.float32, "bf16": jnp.bfloat16}
 # The first NVIDIA chips that multiply bfloat16 (Ampere).
 _LEAST_CAPABILITY = 8.0
 
-Tree = TypeVar("Tree")
-
-
 def dtype_of(precision: str) -> Any:
-    """Return the dtype networks compute in.
+    """Return the dtype of the numbers that networks multiply.
 
     Raises:
         UserError: no such precision, or one that the device lacks.
@@ -38,19 +38,47 @@ def dtype_of(precision: str) -> Any:
     return _DTYPES[precision]
 
 
-def cast(tree: Tree, dtype: Any) -> Tree:
-    """Return the tree with its floating-point arrays in ``dtype``; whatever else is in it stays as it is."""
+def multiply_in(dtype: Any) -> Callable[..., Array]:
+    """Return a ``dot_general`` for ``flax.linen.Dense`` that multiplies numbers of ``dtype``; see ``product``."""
+    if dtype == jnp.float32:
+        return jax.lax.dot_general
 
-    def one(x: Any) -> Any:
-        floating = isinstance(x, jax.Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating)
-        return jnp.asarray(x, dtype) if floating else x
+    def dot_general(x: Array, kernel: Array, dimension_numbers: Any, **_: Any) -> Array:
+        assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())), dimension_numbers
+        return product(x, kernel, dtype)
 
-    return jax.tree.map(one, tree)
+    return dot_general
 
 
-def run(net: nn.Module, params: Params, *inputs: Any, dtype: Any) -> Any:
-    """Return what a network makes of its inputs: float32 in and out, ``dtype`` between.
+def product(x: Float[Array, "*N I"], kernel: Float[Array, "I O"], dtype: Any) -> Float[Array, "*N O"]:
+    """Return ``x @ kernel``, float32 in and out; of numbers rounded to ``dtype`` that are summed in float32.
 
-    Norms take their means in float32 all the same.
+    The same holds for the two products of its gradient.
     """
-    return cast(net.apply({"params": cast(params, dtype)}, *cast(inputs, dtype)), jnp.float32)
+    return x @ kernel if dtype == jnp.float32 else _rounded(x, kernel)
+
+
+# Left to itself, the gradient's products would have one rounded factor and one float32, which no machine multiplies
+# faster.
+@jax.custom_vjp
+def _rounded(x: Array, kernel: Array) -> Array:
+    return _rounded_forward(x, kernel)[0]
+
+
+def _rounded_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return _contract(x, kernel, (x.ndim - 1,), (0,)), (x, kernel)
+
+
+def _rounded_backward(factors: tuple[Array, Array], out: Array) -> tuple[Array, Array]:
+    x, kernel = factors
+    out = out.astype(jnp.bfloat16)
+    lead = tuple(range(x.ndim - 1))
+    return _contract(out, kernel, (x.ndim - 1,), (1,)), _contract(x, out, lead, lead)
+
+
+def _contract(left: Array, right: Array, left_axes: tuple[int, ...], right_axes: tuple[int, ...]) -> Array:
+    return jax.lax.dot_general(left, right, ((left_axes, right_axes), ((), ())), preferred_element_type=jnp.float32)
+
+
+_rounded.defvjp(_rounded_forward, _rounded_backward)

@@ -67,6 +67,8 @@ def make_program(config: Config) -> Program:
     if not isinstance(entry, AgentEntry):
         raise TypeError(f"{config.agent.name} brings its own training loop")
     agent = entry.make(config.agent, env.observation_spec, env.action_spec)
+    # An epoch traces the update twice, for the metrics' shapes and for itself; jit remembers what it traced.
+    agent = agent._replace(update=jax.jit(agent.update))
     ring = Ring(config.replay, config.num_envs)
     parts = (agent, env, ring)
     refresh = devices.over_rows(mesh, partial(refresh_rows, agent, ring))

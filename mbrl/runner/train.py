@@ -6,8 +6,8 @@ evaluation, depend on the env step alone. So a run that was stopped and goes on 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,7 +23,7 @@ from mbrl.replay import memory
 from mbrl.runner import guest, leaves, measures, rundir, seeds, stop
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.checks import check, check_memory, check_same, is_guest
-from mbrl.runner.compiled import footprint
+from mbrl.runner.compiled import Compiled, compile_beside, compile_for
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.epoch import Program, make_program
 from mbrl.runner.files import write_atomic
@@ -56,7 +56,8 @@ class _Machine(NamedTuple):
     config: Config
     folder: RunDir
     program: Program
-    compiled: dict[str, Epoch]  # "prefill" and "epoch", each from its first use on
+    ahead: dict[str, Future[Compiled]]  # what of "prefill" and "epoch" is compiled before its first use
+    compiled: dict[str, Compiled]  # the two, each from its first use on
     evaluate: Evaluate
     saves: Checkpoints
     log: MetricsLog
@@ -122,11 +123,13 @@ def run(
     saves = Checkpoints(folder.checkpoints, config.checkpoint.keep)
     with stop.signals(lambda: reporter.phase("stopping")) as received:
         reporter.phase("compiling")
+        # Learning compiles for long: that begins at once, while there is nothing yet to learn from.
+        ahead = {} if resume else {"epoch": compile_beside(program.epoch, template(program, config))}
         state, metric = _restored(program, config, folder, saves) if resume else _fresh(program, config)
         step = int(state.step)
         pace = measures.start_pace(step)
         with MetricsLog(folder, step if resume else None) as log:
-            machine = _Machine(config, folder, program, {}, evaluate, saves, log, reporter, received, pace)
+            machine = _Machine(config, folder, program, ahead, {}, evaluate, saves, log, reporter, received, pace)
             state, values = _loop(machine, state, metric)
     return Result(folder.path, config, program, state, values)
 
@@ -195,12 +198,12 @@ def _compiled(m: _Machine, name: str, state: TrainState) -> Epoch:
     """Return one of the program's two epochs, compiled when it is first needed: collecting waits for nothing else."""
     if name not in m.compiled:
         m.reporter.phase("compiling")
-        started = time.perf_counter()
-        m.compiled[name] = getattr(m.program, name).lower(state).compile()
-        seconds, peak = time.perf_counter() - started, footprint(m.compiled[name]).peak
-        free = memory.human(memory.available_bytes())
-        m.reporter.note(f"compiled {name} in {seconds:.0f} s; it takes {memory.human(peak)} at once, {free} are free")
-    return m.compiled[name]
+        begun = m.ahead.get(name)
+        found = compile_for(getattr(m.program, name), state) if begun is None else begun.result()
+        peak, free = memory.human(found.footprint.peak), memory.human(memory.available_bytes())
+        m.reporter.note(f"compiled {name} in {found.seconds:.0f} s; it takes {peak} at once, {free} are free")
+        m.compiled[name] = found
+    return m.compiled[name].call
 
 
 def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from mbrl.core.types import (
 )
 from mbrl.nets.blocks import BlockGRU
 from mbrl.nets.heads import Head, VectorDecoder, VectorEncoder, vector_shapes
-from mbrl.nets.precision import Precision, cast, dtype_of, run
+from mbrl.nets.precision import Precision, dtype_of
 from mbrl.worldmodels.base import Dream, ModelOutput, Policy, Posterior, Prediction, weigh
 from mbrl.worldmodels.stochastic import Categorical, Gaussian, Stochastic
 
@@ -154,7 +154,7 @@ class RSSM:
             config: with every size filled in.
             observation_spec: of one environment; vectors only.
             action_spec: of one environment.
-            precision: in which the networks compute.
+            precision: of the numbers that the networks multiply.
 
         Raises:
             UserError: for sizes that do not divide, image observations, or a precision that the device lacks.
@@ -166,15 +166,15 @@ class RSSM:
         self.actions = action_dim(action_spec)
         self.stochastic = make_stochastic(config)
         self.deter = deter
-        self.dtype = dtype_of(precision)
+        dtype, hidden = dtype_of(precision), config.hidden or 0
         self.nets: dict[str, nn.Module] = {
-            "encoder": VectorEncoder(tuple(self.shapes), config.encoder_layers, units, self.dtype),
-            "dynamics": BlockGRU(config.hidden or 0, config.blocks),
-            "prior": Head(config.prior_layers, config.hidden or 0, self.stochastic.outputs),
-            "posterior": Head(config.posterior_layers, config.hidden or 0, self.stochastic.outputs),
-            "decoder": VectorDecoder(tuple(self.shapes.items()), config.decoder_layers, units),
-            "reward": Head(config.head_layers, units, config.bins, outscale=0.0),
-            "discount": Head(config.head_layers, units, 1),
+            "encoder": VectorEncoder(tuple(self.shapes), config.encoder_layers, units, dtype),
+            "dynamics": BlockGRU(hidden, config.blocks, dtype),
+            "prior": Head(config.prior_layers, hidden, self.stochastic.outputs, dtype=dtype),
+            "posterior": Head(config.posterior_layers, hidden, self.stochastic.outputs, dtype=dtype),
+            "decoder": VectorDecoder(tuple(self.shapes.items()), config.decoder_layers, units, dtype),
+            "reward": Head(config.head_layers, units, config.bins, outscale=0.0, dtype=dtype),
+            "discount": Head(config.head_layers, units, 1, dtype=dtype),
         }
         self.weights = {
             "reconstruction": config.reconstruction_scale,
@@ -303,12 +303,10 @@ class RSSM:
         return jax.checkpoint(body, prevent_cse=False) if self.config.remat else body
 
     def _apply(self, params: Params, name: str, *inputs: Any) -> Any:
-        return run(self.nets[name], params[name], *inputs, dtype=self.dtype)
+        return self.nets[name].apply({"params": params[name]}, *inputs)
 
     def _encode(self, params: Params, observation: Observation, lead: tuple[int, ...]) -> Float[Array, "*N U"]:
-        # What is seen is cast by the encoder itself, once it is squashed.
-        net, weights = self.nets["encoder"], cast(params["encoder"], self.dtype)
-        return jnp.asarray(net.apply({"params": weights}, as_dict(observation), lead), jnp.float32)
+        return self._apply(params, "encoder", as_dict(observation), lead)
 
     def _advance(self, params: Params, latent: Latent, action: Float[Array, "*N A"]) -> Float[Array, "*N D"]:
         # Actions sampled beyond [-1, 1] are shrunk to it without losing their gradient.

@@ -1,4 +1,4 @@
-"""bfloat16 between float32 doors."""
+"""Products of bfloat16 numbers, summed in float32."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from dm_env import specs
 
 from mbrl.agents.dreamer import DreamerConfig, make
 from mbrl.behaviours.actor_critic import ActorCriticConfig
+from mbrl.bench.flops import _inside
 from mbrl.core.errors import UserError
 from mbrl.core.types import Sequence, TimeStep
 from mbrl.nets import precision
@@ -27,33 +28,58 @@ ACTION = specs.BoundedArray((2,), np.float32, -1.0, 1.0)
 
 
 def products(function, *args):
-    """The dtypes of all matrix products in a traced function."""
-    text = str(jax.make_jaxpr(function)(*args))
-    return {line.split(":")[1].split("[")[0] for line in text.splitlines() if "= dot_general[" in line}
+    """The dtypes of what is multiplied in each matrix product of a traced function, and of what comes out."""
+    found = set()
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                found.add(tuple(str(v.aval.dtype) for v in (*equation.invars, *equation.outvars)))
+            for inner in _inside(equation.params):
+                walk(inner)
+
+    walk(jax.make_jaxpr(function)(*args).jaxpr)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("lead", [(), (1,), (5,), (2, 3)])
+def test_products_and_their_gradients_are_those_of_rounded_numbers(lead, dtype):
+    draw = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)
+    x, kernel, out = draw(0, *lead, 7), draw(1, 7, 4), draw(2, *lead, 4)
+    found, back = jax.vjp(lambda x, kernel: precision.product(x, kernel, dtype), x, kernel)
+    rounded = lambda y: np.asarray(y.astype(dtype).astype(jnp.float32), np.float64)
+    for ours, theirs in [
+        (found, rounded(x) @ rounded(kernel)),
+        (back(out)[0], rounded(out) @ rounded(kernel).T),
+        (back(out)[1], rounded(x).reshape(-1, 7).T @ rounded(out).reshape(-1, 4)),
+    ]:
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_rounded_product_by_hand():
-    net = Head(0, 1, 1)
-    params = {"Dense_0": {"kernel": jnp.array([[1.0], [2.0**-9]]), "bias": jnp.zeros(1)}}
+    params = {"Dense_0": {"kernel": jnp.array([[1.0], [2.0**-9]]), "bias": jnp.array([2.0**-9])}}
     inputs = jnp.array([1.0, 1.0])
-    # bfloat16 has eight bits of mantissa: 1 + 2^-9 rounds to 1; in float32 it is exact.
-    assert float(precision.run(net, params, inputs, dtype=jnp.float32)[0]) == 1 + 2.0**-9
-    rounded = precision.run(net, params, inputs, dtype=jnp.bfloat16)
-    assert float(rounded[0]) == 1.0
-    assert rounded.dtype == jnp.float32
+    # bfloat16 has eight bits of mantissa. Each factor has one bit and stays what it is, and so does their float32 sum.
+    for dtype in (jnp.float32, jnp.bfloat16):
+        assert float(Head(0, 1, 1, dtype=dtype).apply({"params": params}, inputs)[0]) == 1 + 2.0**-8
+    # 1 + 2^-9 has ten, and rounds to 1.
+    odd = jnp.array([1.0 + 2.0**-9, 0.0])
+    assert float(Head(0, 1, 1).apply({"params": params}, odd)[0]) == 1 + 2.0**-8
+    assert float(Head(0, 1, 1, dtype=jnp.bfloat16).apply({"params": params}, odd)[0]) == 1 + 2.0**-9
 
 
 def test_the_cell_is_near_its_float32_self():
-    net = BlockGRU(8, 2)
-    deter, stoch, action = (jax.random.normal(jax.random.key(i), (64, n)) for i, n in enumerate((16, 12, 2)))
-    params = net.init(jax.random.key(3), deter, stoch, action)["params"]
-    full, half = (precision.run(net, params, deter, stoch, action, dtype=d) for d in (jnp.float32, jnp.bfloat16))
-    np.testing.assert_allclose(half, full, atol=0.05)
-    assert (half != full).any()
+    full, half = BlockGRU(8, 2), BlockGRU(8, 2, jnp.bfloat16)
+    inputs = [jax.random.normal(jax.random.key(i), (64, n)) for i, n in enumerate((16, 12, 2))]
+    params = full.init(jax.random.key(3), *inputs)
+    np.testing.assert_allclose(half.apply(params, *inputs), full.apply(params, *inputs), atol=0.05)
+    assert (half.apply(params, *inputs) != full.apply(params, *inputs)).any()
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("f32", "f32"), ("bf16", "bf16")])
-def test_all_networks_compute_in_it_and_the_doors_stay_float32(name, dtype):
+@pytest.mark.parametrize(("name", "dtype"), [("f32", "float32"), ("bf16", "bfloat16")])
+def test_all_networks_multiply_in_it_and_the_doors_stay_float32(name, dtype):
     agent = make(dataclasses.replace(CONFIG, precision=name), OBSERVATION, ACTION)
     state = jax.jit(agent.init)(jax.random.key(0))
     assert {str(x.dtype) for x in jax.tree.leaves(state.params)} == {"float32"}
@@ -68,7 +94,7 @@ def test_all_networks_compute_in_it_and_the_doors_stay_float32(name, dtype):
     assert jax.tree.map(lambda x: x.dtype, (output.state, output.context)) == kinds
     found = products(agent.update, state, jax.random.key(2), sequence)
     # The two-hot mean is a product too, in full precision always.
-    assert found - {"f32"} == {dtype} - {"f32"}
+    assert found == {(dtype, dtype, "float32"), ("float32", "float32", "float32")}
 
 
 def test_half_precision_losses_are_near():
