@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import math
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from dm_env import specs
 from jaxtyping import Array, Float
 
-from mbrl.core.distributions import OneHot, Squashed, mix_uniform
+from mbrl.core.distributions import OneHot, Squashed, TanhNormal, mix_uniform, soft_clamp
 from mbrl.core.types import Params, PRNGKey, action_dim
 from mbrl.nets.heads import Head
 from mbrl.nets.precision import Precision, dtype_of, run
 
-ActionDistribution: TypeAlias = Squashed | OneHot
+ActionDistribution: TypeAlias = Squashed | OneHot | TanhNormal
 
 
 class PolicyHead:
@@ -61,8 +62,31 @@ class PolicyHead:
         low, high = self.std_range
         return Squashed(jnp.tanh(mean), low + (high - low) * jax.nn.sigmoid(std + 2))
 
+    def choose(
+        self, params: Params, key: PRNGKey, features: Float[Array, "*N F"], mode: Literal["train", "eval", "random"]
+    ) -> Float[Array, "*N A"]:
+        """Return the action for the environment: a sample, the policy's mode, or uniform over the action space."""
+        policy = self.apply(params, features)
+        if mode == "random":
+            return self.uniform(key, policy.mode().shape)
+        action = policy.sample(key) if mode == "train" else policy.mode()
+        return action if self.discrete else jnp.clip(action, -1.0, 1.0)
+
     def uniform(self, key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*N A"]:
         """Draw action vectors uniformly over the action space, for any policy."""
         if self.discrete:
             return jax.nn.one_hot(jax.random.randint(key, shape[:-1], 0, self.size), self.size)
         return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+
+
+class TanhPolicyHead(PolicyHead):
+    """Features to a tanh of normals; for continuous actions only."""
+
+    def apply(self, params: Params, features: Float[Array, "*N F"]) -> TanhNormal:
+        """Return the action distribution for ``features [*N, F]``.
+
+        tanh(Normal(m, exp(clamp(s)))): mean m as it is, log-deviation s softly clamped between those of ``std_range``.
+        """
+        mean, std = jnp.split(jnp.asarray(run(self.net, params, features, dtype=self.dtype)), 2, -1)
+        low, high = (math.log(bound) for bound in self.std_range)
+        return TanhNormal(mean, jnp.exp(soft_clamp(std, low, high)))
