@@ -165,7 +165,7 @@ class SoftActorCritic:
         return {
             "actor": self.policy.init(actor_key, features),
             "critic": jax.vmap(critic)(jax.random.split(critic_key, 2)),
-            "temperature": {"log": jnp.log(self.config.temperature)},
+            "temperature": {"log": jnp.log(jnp.float32(self.config.temperature))},
         }
 
     def act(self, actor: Params, latent: Latent) -> TanhNormal:

@@ -153,9 +153,10 @@ class Ensemble:
     def init(self, key: PRNGKey) -> Params:
         """Draw the members, each from itself; the moments have seen nothing."""
         inputs = jnp.zeros((self.config.members, 1, self.width + self.actions))
+        ones = jnp.ones(self.width + 1)
         return {
             "members": self.net.init(key, inputs)["params"],
-            "bounds": {name: jnp.full(self.width + 1, x) for name, x in (("low", LOWEST), ("high", HIGHEST))},
+            "bounds": {"low": LOWEST * ones, "high": HIGHEST * ones},
             "seen": normalise.init_moments(self.width),
             "change": normalise.init_moments(self.width + 1),
         }

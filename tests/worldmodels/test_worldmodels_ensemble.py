@@ -1,0 +1,377 @@
+import dataclasses
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from dm_env import specs
+from tiny_rssm import ACTION, OBSERVATION, STEP_TYPES, normal
+
+from mbrl.core.errors import UserError
+from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
+from mbrl.worldmodels.base import WorldModel
+from mbrl.worldmodels.ensemble import SURE, Ensemble, EnsembleConfig, Latent, check
+
+CONFIG = EnsembleConfig(members=3, layers=1, units=8)
+KEY = jax.random.key(0)
+LN2PI = math.log(2 * math.pi)
+
+
+def make(observation=OBSERVATION, action=ACTION, **changes):
+    return Ensemble(dataclasses.replace(CONFIG, **changes), observation, action)
+
+
+MODEL = make()  # "pos" [2] and "time" []: D is 3, and y has 4 entries
+
+
+def sequence(step_types=STEP_TYPES, seed=2):
+    """Return a sequence ``[T + 1, B]`` of noise with its contexts; a LAST of entry 1 is a termination."""
+    rng, lead = np.random.default_rng(seed), step_types.shape
+    reward = normal(rng, *lead) * (step_types != FIRST)
+    ended = (step_types == LAST) & (np.arange(lead[1]) == 1)
+    observation = {"pos": 3 * normal(rng, *lead, 2), "time": normal(rng, *lead)}
+    timestep = TimeStep(jnp.asarray(step_types), reward, jnp.asarray(1.0 - ended, jnp.float32), observation)
+    seen = jnp.concatenate([observation["pos"], observation["time"][..., None]], -1)
+    context = Latent(seen, *(jnp.zeros(lead) for _ in range(3)))
+    return Sequence(timestep, jnp.tanh(normal(rng, *lead, 2)), context)
+
+
+SEQUENCE = sequence()
+START = jax.tree.map(lambda x: x[0], SEQUENCE.context)
+init, loss, observe = jax.jit(MODEL.init), jax.jit(MODEL.loss), jax.jit(MODEL.observe)
+PARAMS = MODEL.measure(init(KEY), SEQUENCE)
+# The mean over members of what the losses were on the day that they were checked by hand.
+GOLDEN = {"observation": 3.9, "reward": 1.3, "discount": 0.7, "bounds": 42.0}
+
+
+def told(model, mean, log_variance=-40.0, going=0.0):
+    """Return parameters of members who each say the same whatever they see: member k ``mean[k]``."""
+    params = jax.tree.map(jnp.zeros_like, jax.jit(model.init)(KEY)["members"])
+    mean = jnp.asarray(mean, jnp.float32)  # [K, D + 1]
+    ones = jnp.ones((len(mean), 1))
+    bias = jnp.concatenate([mean, jnp.full(mean.shape, log_variance), going * ones], -1)
+    last = max(params)
+    params[last]["bias"] = bias.ravel()
+    return jax.jit(model.init)(KEY) | {"members": params}
+
+
+def test_it_is_a_world_model():
+    assert isinstance(MODEL, WorldModel)
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(1, 1), (3, 2)])
+def test_shapes_at_the_door(steps, batch):
+    experience = sequence(np.full((steps + 1, batch), MID, np.int32))
+    params = jax.eval_shape(MODEL.init, KEY)
+    total, output = jax.eval_shape(MODEL.loss, params, KEY, experience)
+    assert total.shape == ()
+    assert {name: x.shape for name, x in output.losses.items()} == dict.fromkeys(MODEL.weights, (steps, batch))
+    assert all(x.shape == () for x in output.metrics.values())
+    assert output.posterior.latent.observation.shape == (steps, batch, 3)
+    dream = jax.eval_shape(lambda p: MODEL.imagine(p, KEY, MODEL.initial(batch), jnp.zeros((6, batch, 2)), 6), params)
+    assert (dream.latent.observation.shape, dream.action.shape) == ((7, batch, 3), (6, batch, 2))
+    assert dream.latent.going.shape == (7, batch)
+    assert MODEL.features(MODEL.initial(batch)).shape == (batch, 4)
+
+
+def test_a_state_reads_as_what_was_seen():
+    latent = Latent(jnp.array([[3.0, -1.0, 0.0]]), jnp.array([0.5]), jnp.array([2.0]), jnp.array([math.log(3)]))
+    prediction = MODEL.predict({}, latent)
+    np.testing.assert_allclose(prediction.observation["pos"].mean(), [[3.0, -1.0]], rtol=1e-6)
+    np.testing.assert_allclose(prediction.observation["time"].mean(), [[0.0]], atol=1e-7)
+    np.testing.assert_allclose(prediction.reward.mean(), [0.5])
+    np.testing.assert_allclose(prediction.reward.log_prob(jnp.array([0.5])), [-math.log(2) - LN2PI / 2], rtol=1e-6)
+    np.testing.assert_allclose(prediction.discount.mean(), [0.75], rtol=1e-6)
+    np.testing.assert_allclose(MODEL.features(latent), [[math.log(4), -math.log(2), 0.0, 1.0]], rtol=1e-6)
+
+
+def one_step(change, reward, discount=1.0):
+    """Return a sequence of one step ``[2, 1]`` from 0 by a change ``[3]``."""
+    seen = jnp.stack([jnp.zeros(3), jnp.asarray(change, jnp.float32)])[:, None]
+    observation = {"pos": seen[..., :2], "time": seen[..., 2]}
+    rewards = jnp.array([[0.0], [reward]])
+    timestep = TimeStep(jnp.full((2, 1), MID), rewards, jnp.array([[1.0], [discount]]), observation)
+    return Sequence(timestep, jnp.zeros((2, 1, 2)), Latent(seen, *(jnp.zeros((2, 1)) for _ in range(3))))
+
+
+def test_the_losses_by_hand():
+    # Members say 0, 1 and 2 for every entry, with log-variance -2, whose bounds at -10 and .5 bend it by 8 %.
+    params = told(MODEL, np.arange(3.0)[:, None] * np.ones(4), -2.0, going=math.log(3))
+    total, output = loss(params, KEY, one_step([1.0, 1.0, 2.0], 3.0, discount=0.0))
+    bent = 0.5 - math.log1p(math.exp(2.5))
+    log_variance = -10 + math.log1p(math.exp(bent + 10))
+    nll = lambda error: (error**2 * math.exp(-log_variance) + log_variance + LN2PI) / 2
+    each = [sum(nll(x - said) for x in (1, 1, 2)) for said in (0, 1, 2)]
+    losses = {name: float(x[0, 0]) for name, x in output.losses.items()}
+    assert losses["observation"] == pytest.approx(np.mean(each), rel=1e-5)
+    assert losses["reward"] == pytest.approx(np.mean([nll(3 - said) for said in (0, 1, 2)]), rel=1e-5)
+    assert losses["discount"] == pytest.approx(math.log(4), rel=1e-5)  # it said ¾
+    assert losses["bounds"] == pytest.approx(4 * 10.5)
+    weighted = losses["observation"] + losses["reward"] + losses["discount"] + 0.01 * losses["bounds"]
+    assert float(total) == pytest.approx(weighted, rel=1e-5)
+    known = {
+        "model/error": math.sqrt((0 + 0 + 1 + 4) / 4),
+        "model/std": math.exp(log_variance / 2),
+        "model/disagreement": math.sqrt(2 / 3),
+        "model/going": 0.75,
+    }
+    assert {name: float(x) for name, x in output.metrics.items()} == pytest.approx(known, rel=1e-5)
+
+
+def test_the_bounds_are_learned():
+    # Their distance draws them together by its weight; a log-variance beyond them pushes them away.
+    grads = jax.jit(jax.grad(lambda p: MODEL.loss(p, KEY, one_step([0.0] * 3, 0.0))[0]))(
+        told(MODEL, np.zeros((3, 4)), -2.0)
+    )
+    np.testing.assert_allclose(grads["bounds"]["low"], [-0.01] * 4, atol=2e-3)
+    below = told(MODEL, np.zeros((3, 4)), -40.0)  # nothing was wrong, so it would rather be surer
+    grads = jax.jit(jax.grad(lambda p: MODEL.loss(p, KEY, one_step([0.0] * 3, 0.0))[0]))(below)
+    np.testing.assert_allclose(grads["bounds"]["low"], [0.5 - 0.01] * 4, atol=2e-3)
+
+
+def test_moments_scale_both_ways():
+    # Changes have mean 10 and deviation 2 in every entry, observations mean 5 and deviation 4: what is said as 1.5
+    # deviations is a change of 13; a target of 14 is 2 deviations, and so the likelihood does not know the units.
+    moments = lambda size, mean, std: type(PARAMS["seen"])(jnp.full(size, mean), jnp.full(size, std**2), jnp.float32(1))
+    params = told(MODEL, np.full((3, 4), 1.5), -2.0) | {"seen": moments(3, 5.0, 4.0), "change": moments(4, 10.0, 2.0)}
+    plain = told(MODEL, np.full((3, 4), 1.5), -2.0)
+    scaled = loss(params, KEY, one_step([14.0] * 3, 14.0))[1].losses
+    unit = loss(plain, KEY, one_step([2.0] * 3, 2.0))[1].losses
+    for name in unit:
+        np.testing.assert_allclose(scaled[name], unit[name], rtol=1e-5)
+    dream = MODEL.imagine(params | {"bounds": sure(MODEL)}, KEY, MODEL.initial(3), jnp.zeros((1, 3, 2)), 1)
+    np.testing.assert_allclose(dream.latent.observation[1], np.full((3, 3), 13.0), rtol=1e-4)
+    np.testing.assert_allclose(dream.latent.reward[1], [13.0] * 3, rtol=1e-5)
+
+
+def sure(model):
+    """Return bounds that let log-variances be -40."""
+    return {"low": jnp.full(model.width + 1, -60.0), "high": jnp.full(model.width + 1, 60.0)}
+
+
+def test_measuring_takes_steps_and_no_borders():
+    changed = MODEL.measure(init(KEY), SEQUENCE)
+    seen = np.asarray(SEQUENCE.context.observation)
+    real = STEP_TYPES[1:] != FIRST
+    np.testing.assert_allclose(changed["seen"].mean, seen[:-1][real].mean(0), rtol=1e-5)
+    y = np.concatenate([seen[1:] - seen[:-1], np.asarray(SEQUENCE.timestep.reward)[1:, :, None]], -1)[real]
+    np.testing.assert_allclose(changed["change"].mean, y.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(changed["change"].variance, y.var(0), rtol=1e-4)
+    for name in ("members", "bounds"):
+        assert changed[name] is not None
+        jax.tree.map(np.testing.assert_array_equal, changed[name], init(KEY)[name])
+
+
+def test_a_border_teaches_nothing():
+    _, output = loss(PARAMS, KEY, SEQUENCE)
+    border = STEP_TYPES[1:] == FIRST
+    assert border.any()
+    for name in ("observation", "reward", "discount"):
+        np.testing.assert_array_equal(np.asarray(output.losses[name] == 0), border)
+    # What the episode before ended in has no part in the gradient of the step that begins the next.
+    cut = SEQUENCE._replace(action=SEQUENCE.action.at[2, 0].set(9.0))  # at LAST of entry 0
+    assert cut.timestep.step_type[2, 0] == LAST
+    assert float(loss(PARAMS, KEY, cut)[0]) == float(loss(PARAMS, KEY, SEQUENCE)[0])
+    assert float(loss(PARAMS, KEY, SEQUENCE._replace(action=SEQUENCE.action.at[1, 0].set(9.0)))[0]) != float(
+        output.losses["bounds"][0, 0]
+    )
+
+
+def test_moments_and_experience_get_no_gradient():
+    grads = jax.jit(jax.grad(lambda params: MODEL.loss(params, KEY, SEQUENCE)[0]))(PARAMS)
+    for name in ("seen", "change"):
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(grads[name]))
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves((grads["members"], grads["bounds"])))
+
+
+def test_each_member_learns_by_itself():
+    def of_first(params):
+        arrival = MODEL._arrive(params, *MODEL._to_all(jnp.ones((1, 3)), jnp.ones((1, 2))))
+        return arrival.mean[0].sum()
+
+    kernel = jax.grad(of_first)(PARAMS)["members"]["BlockDense_0"]["kernel"]
+    assert (kernel[0] != 0).any()
+    np.testing.assert_array_equal(kernel[1:], jnp.zeros_like(kernel[1:]))
+
+
+def test_observing_is_stepping():
+    whole, step = observe(PARAMS, KEY, START, SEQUENCE), jax.jit(MODEL.step)
+    latent = START
+    for t in range(4):
+        timestep = jax.tree.map(lambda x: x[t + 1], SEQUENCE.timestep)
+        latent = step(PARAMS, KEY, latent, SEQUENCE.action[t], timestep)
+        for ours, theirs in zip(latent, whole.latent, strict=True):
+            np.testing.assert_allclose(ours, theirs[t], rtol=1e-4, atol=1e-5)
+    # The loss finds the same states.
+    for ours, theirs in zip(loss(PARAMS, KEY, SEQUENCE)[1].posterior.latent, whole.latent, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_first_forgets_what_was_before():
+    latent = observe(PARAMS, KEY, START, SEQUENCE).latent
+    first = STEP_TYPES[1:] == FIRST
+    np.testing.assert_array_equal(latent.observation, SEQUENCE.context.observation[1:])
+    for part, value in zip(latent[1:], (0.0, 1.0, SURE), strict=True):
+        np.testing.assert_array_equal(np.asarray(part)[first], np.full(first.sum(), value, np.float32))
+        assert (np.asarray(part)[~first] != value).all()
+
+
+def test_a_seen_step_is_expected_by_the_mixture_of_all():
+    # Rewards 0, 3 and 6 with deviation s: mean 3, variance s² + 6.
+    params = told(MODEL, np.arange(3.0)[:, None] * [0, 0, 0, 3.0], 0.0, going=1.5) | {"bounds": sure(MODEL)}
+    latent = MODEL.step(
+        params,
+        KEY,
+        MODEL.initial(1),
+        jnp.zeros((1, 2)),
+        jax.tree.map(lambda x: x[1], one_step([1.0] * 3, 9.0).timestep),
+    )
+    np.testing.assert_allclose(latent.observation, [[1.0] * 3])
+    np.testing.assert_allclose(
+        [latent.reward[0], latent.reward_std[0], latent.going[0]], [3, math.sqrt(7), 1.5], rtol=1e-5
+    )
+
+
+def dealt(members, rows, horizon, key):
+    """Return which member each row asked in each step ``[H, B]``: member k makes a change of exactly k."""
+    model = make({"x": specs.Array((1,), np.float32)}, members=members)
+    params = told(model, np.arange(members)[:, None] * np.ones(2)) | {"bounds": sure(model)}
+    imagine = jax.jit(
+        lambda key: model.imagine(params, key, model.initial(rows), jnp.zeros((horizon, rows, 2)), horizon)
+    )
+    dream = imagine(key)
+    change = np.diff(np.asarray(dream.latent.observation)[..., 0], axis=0)
+    np.testing.assert_allclose(dream.latent.reward[1:], np.round(change), atol=1e-6)  # of the same member
+    return np.round(change).astype(int)
+
+
+@hypothesis.settings(max_examples=6)
+@hypothesis.given(st.integers(1, 5), st.integers(1, 12))
+def test_rows_are_dealt_to_all_members_alike(members, rows):
+    asked = dealt(members, rows, 3, KEY)
+    for step in asked:
+        counts = np.bincount(step, minlength=members)
+        assert counts.max() - counts.min() <= 1
+        np.testing.assert_array_equal(step, np.resize(step[:members], rows))
+
+
+def test_a_rows_member_is_uniform_and_new_in_every_step():
+    asked = dealt(3, 4, 600, KEY)
+    for row in asked.T:
+        np.testing.assert_allclose(np.bincount(row, minlength=3) / 600, [1 / 3] * 3, atol=0.07)
+        again = (row[1:] == row[:-1]).mean()
+        assert again == pytest.approx(1 / 3, abs=0.07)
+
+
+def test_imagined_noise_has_the_deviation_that_was_said():
+    params = told(MODEL, np.zeros((3, 4)), math.log(4.0)) | {"bounds": sure(MODEL)}
+    dream = MODEL.imagine(params, KEY, MODEL.initial(3000), jnp.zeros((1, 3000, 2)), 1)
+    np.testing.assert_allclose(np.asarray(dream.latent.observation[1]).std(0), [2.0] * 3, rtol=0.05)
+    np.testing.assert_allclose(dream.latent.reward_std[1], np.full(3000, 2.0), rtol=1e-5)
+
+
+def test_a_policy_and_its_own_actions_dream_the_same():
+    policy = lambda latent, _: jnp.tanh(latent.observation[:, :2])
+    dream = jax.jit(lambda params: MODEL.imagine(params, KEY, START, policy, 3))(PARAMS)
+    again = jax.jit(lambda params: MODEL.imagine(params, KEY, START, dream.action, 3))(PARAMS)
+    np.testing.assert_allclose(again.latent.observation, dream.latent.observation, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(dream.latent.observation[0], START.observation)
+
+
+def test_the_pathwise_gradient_is_there():
+    reach = lambda action, params: MODEL.imagine(params, KEY, START, action, 2).latent.observation[2].sum()
+    derive = jax.jit(jax.grad(reach, argnums=(0, 1)))
+    action, params = derive(jnp.full((2, 2, 2), 0.5), PARAMS)
+    assert (action != 0).all()
+    # Also to the deviation, through the noise.
+    assert (params["bounds"]["high"][:3] != 0).all()
+    # Beyond the box actions act as at its border, and keep a gradient.
+    np.testing.assert_allclose(
+        derive(jnp.full((2, 2, 2), 2.0), PARAMS)[0], derive(jnp.ones((2, 2, 2)), PARAMS)[0] / 2, rtol=1e-4
+    )
+
+
+def test_golden_loss():
+    means = {name: float(x.mean()) for name, x in loss(PARAMS, KEY, SEQUENCE)[1].losses.items()}
+    assert means == pytest.approx(GOLDEN, rel=1e-4)
+
+
+# x' = 0.9 x + 0.5 a + noise of deviation 0.05, reward x - a, seen for x and a in [-1, 1]; over when a > 0.5.
+NOISE = 0.05
+
+
+def linear(key, batch=256):
+    x_key, a_key, noise_key = jax.random.split(key, 3)
+    x = jax.random.uniform(x_key, (batch, 1), minval=-1.0)
+    action = jax.random.uniform(a_key, (batch, 1), minval=-1.0)
+    after = 0.9 * x + 0.5 * action + NOISE * jax.random.normal(noise_key, (batch, 1))
+    two = lambda one, other: jnp.stack([one, other])
+    zero = jnp.zeros(batch)
+    going = (action[:, 0] <= 0.5).astype(jnp.float32)
+    timestep = TimeStep(jnp.full((2, batch), MID), two(zero, (x - action)[:, 0]), two(zero, going), two(x, after))
+    return Sequence(timestep, two(action, action), Latent(two(x, after), *(two(zero, zero) for _ in range(3))))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = make(
+        specs.Array((1,), np.float32), specs.BoundedArray((1,), np.float32, -1, 1), units=24, layers=2, members=4
+    )
+    optimiser = optax.adam(optax.cosine_decay_schedule(1e-2, 1000))
+
+    def update(carry, key):
+        params, state = carry
+        data = linear(key)
+        params = model.measure(params, data)
+        grads = jax.grad(lambda params: model.loss(params, KEY, data)[0])(params)
+        updates, state = optimiser.update(grads, state)
+        return (optax.apply_updates(params, updates), state), None
+
+    @jax.jit
+    def train(key):
+        params = model.init(key)
+        return jax.lax.scan(update, (params, optimiser.init(params)), jax.random.split(key, 1000))[0][0]
+
+    return model, train(KEY)
+
+
+def test_linear_dynamics_are_recovered_with_their_noise(trained):
+    model, params = trained
+    data = linear(jax.random.key(1), 512)
+    x, action = data.timestep.observation[0], data.action[0]
+    arrival = model._arrive(params, *model._to_all(x, action))
+    change, std = model._changes(params, arrival)
+    expected = jnp.concatenate([0.5 * action - 0.1 * x, x - action], -1)
+    error = np.sqrt(np.square(np.asarray(change) - np.asarray(expected)).mean((0, 1)))
+    assert (error < 0.02).all(), error
+    np.testing.assert_allclose(np.asarray(std)[..., 0].mean(1), [NOISE] * 4, rtol=0.15)
+    assert np.asarray(std)[..., 1].mean() < 0.03  # the reward is certain
+    clear = np.abs(np.asarray(action)[:, 0] - 0.5) > 0.1
+    right = (np.asarray(arrival.going) > 0) == (np.asarray(action)[:, 0] <= 0.5)
+    assert right[:, clear].mean() > 0.99
+
+
+def test_members_disagree_where_nothing_was_seen(trained):
+    model, params = trained
+
+    def disagreement(x):
+        arrival = model._arrive(params, *model._to_all(x, jnp.zeros((64, 1))))
+        return float(arrival.mean.std(0).mean())
+
+    near, far = disagreement(jnp.linspace(-1, 1, 64)[:, None]), disagreement(jnp.linspace(4, 6, 64)[:, None])
+    assert far > 5 * near, (near, far)
+
+
+def test_images_are_refused():
+    with pytest.raises(UserError, match="this world model reads vectors"):
+        make({"image": specs.Array((8, 8, 3), np.uint8)})
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(EnsembleConfig)])
+def test_every_number_of_the_config_is_checked(name):
+    with pytest.raises(UserError, match=f"worldmodel.{name} "):
+        check(dataclasses.replace(CONFIG, **{name: type(getattr(CONFIG, name))(-1)}))
