@@ -282,8 +282,8 @@ class Ensemble:
         parts = as_dict(observation)
         return jnp.concatenate([parts[name].reshape((*lead, -1)).astype(jnp.float32) for name in self.shapes], -1)
 
-    def _target(self, observation: Float[Array, "T+1 B D"], after: TimeStep) -> tuple[Array, Array]:
-        """Return y ``[T, B, D + 1]`` of every step, and the mask ``[T, B]`` of those that are one."""
+    def _target(self, observation: Float[Array, "S B D"], after: TimeStep) -> tuple[Array, Array]:
+        """Return y ``[T, B, D + 1]`` between observations of S = T + 1 times, and the mask ``[T, B]`` of true steps."""
         change = observation[1:] - observation[:-1]
         return jnp.concatenate([change, after.reward[..., None]], -1), 1.0 - after.first()
 
