@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import math
 
 import jax
@@ -27,6 +28,9 @@ CONFIG = SoftActorCriticConfig(horizon=3, gamma=0.5, actor_layers=0, critic_laye
 BOX = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
 KEY = jax.random.key(0)
 LN2PI = math.log(2 * math.pi)
+# These tests compile much and compute little.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def make(model, spec=BOX, **changes):
@@ -73,8 +77,9 @@ def test_the_policy_by_hand():
 
 def test_the_soft_target_by_hand():
     # y = r + ½ c (min(3, 5) - .2 log pi(a')), which is the reward alone where the episode ends.
-    behaviour = make(Line())
-    target = behaviour.target(PARAMS, critics(3.0, 5.0), KEY, rows([1.0, 2.0, 3.0], [1.0, 0.5, 0.0], [1.0] * 3))
+    target = quick(make(Line()).target)(
+        PARAMS, critics(3.0, 5.0), KEY, rows([1.0, 2.0, 3.0], [1.0, 0.5, 0.0], [1.0] * 3)
+    )
     _, log_prob = drawn(KEY, 3)
     expected = np.array([1.0, 2.0, 3.0]) + 0.5 * np.array([1.0, 0.5, 0.0]) * (3 - 0.2 * log_prob)
     np.testing.assert_allclose(target, expected, rtol=1e-4)
@@ -83,14 +88,13 @@ def test_the_soft_target_by_hand():
 def test_the_critic_loss_by_hand():
     # Critics of 3 + a and 5 + a at a = ½, target 4: ½ · mean(½², 1.5²) = .625, by the weight.
     critic = critics(3.0, 5.0, action=1.0)
-    loss = make(Line()).critic_loss(critic, rows([0.0, 0.0], [1.0, 1.0], [1.0, 0.25]), jnp.array([4.0, 4.0]))
+    loss = quick(make(Line()).critic_loss)(critic, rows([0.0, 0.0], [1.0, 1.0], [1.0, 0.25]), jnp.array([4.0, 4.0]))
     np.testing.assert_allclose(loss, [0.625, 0.25 * 0.625], rtol=1e-6)
 
 
 def test_actor_and_temperature_losses_by_hand():
-    losses, metrics = make(Line(), target_entropy=-2.0).actor_losses(
-        PARAMS, KEY, rows([0.0] * 4, [1.0] * 4, [1, 1, 0.5, 0])
-    )
+    actor_losses = quick(make(Line(), target_entropy=-2.0).actor_losses)
+    losses, metrics = actor_losses(PARAMS, KEY, rows([0.0] * 4, [1.0] * 4, [1, 1, 0.5, 0]))
     _, log_prob = drawn(KEY, 4)
     weight = np.array([1, 1, 0.5, 0])
     np.testing.assert_allclose(losses["actor"], weight * (0.2 * log_prob - 3), rtol=1e-4)
@@ -107,7 +111,7 @@ def test_the_temperature_rises_where_the_entropy_is_too_low(target, rises):
         params = PARAMS | {"temperature": temperature}
         return behaviour.actor_losses(params, KEY, rows([0.0] * 64, [1.0] * 64, [1.0] * 64))[0]["temperature"].mean()
 
-    slope = jax.grad(loss)(PARAMS["temperature"])["log"]
+    slope = quick(jax.grad(loss))(PARAMS["temperature"])["log"]
     assert (slope < 0) == rises  # what is descended
     # -(E log pi + H) = entropy - H, whatever the temperature is.
     assert float(slope) == pytest.approx(-drawn(KEY, 64)[1].mean() - target, rel=1e-4)
@@ -126,8 +130,8 @@ def clock_steps(discount=1.0):
 
 
 def test_imagined_transitions_by_hand():
-    behaviour = make(Clock([9.0, 1.0, 2.0, 3.0], [1.0, 0.8, 0.5, 0.25]))
-    imagined = behaviour.imagined({}, STILL, KEY, clock_steps())
+    imagine = quick(make(Clock([9.0, 1.0, 2.0, 3.0], [1.0, 0.8, 0.5, 0.25])).imagined)
+    imagined = imagine({}, STILL, KEY, clock_steps())
     np.testing.assert_array_equal(imagined.features[:, 0], [0, 1, 2])
     np.testing.assert_array_equal(imagined.following[:, 0], [1, 2, 3])
     np.testing.assert_array_equal(imagined.reward, [1, 2, 3])
@@ -135,21 +139,21 @@ def test_imagined_transitions_by_hand():
     # Step t is reached if the episode has gone on until then; no discounting here.
     np.testing.assert_allclose(imagined.weight, [1.0, 0.8, 0.4])
     # Of the start it is known: whatever the model says of time 0, the episode ended there.
-    np.testing.assert_array_equal(behaviour.imagined({}, STILL, KEY, clock_steps(0.0)).weight, [0, 0, 0])
+    np.testing.assert_array_equal(imagine({}, STILL, KEY, clock_steps(0.0)).weight, [0, 0, 0])
 
 
 def test_imagined_rows_keep_sequences_together():
     latent = jnp.arange(6.0).reshape((3, 2, 1))  # [T, B, 1]
     timestep = TimeStep(jnp.full((3, 2), MID), jnp.ones((3, 2)), jnp.ones((3, 2)), latent)
     behaviour = make(Clock([0.0] * 9, [1.0] * 9), horizon=2)
-    imagined = behaviour.imagined({}, STILL, KEY, Steps(latent, latent, latent, timestep))
+    imagined = quick(behaviour.imagined)({}, STILL, KEY, Steps(latent, latent, latent, timestep))
     np.testing.assert_array_equal(imagined.features[:, 0], [0, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 6])
 
 
 def test_returns_for_the_diagnosis_by_hand():
     # Critics of 3 and 5: V = 3. d_1 = .4, d_2 = .25, d_3 = .125: R_2 = 3 + .125 V, R_1 = 2 + .25 R_2, R_0 = 1 + .4 R_1.
     behaviour = make(Clock([9.0, 1.0, 2.0, 3.0], [0.9, 0.8, 0.5, 0.25]))
-    imagined = behaviour.imagine({}, PARAMS, KEY, jnp.zeros((1, 1)))
+    imagined = quick(behaviour.imagine)({}, PARAMS, KEY, jnp.zeros((1, 1)))
     r2 = 3 + 0.125 * 3
     r1 = 2 + 0.25 * r2
     np.testing.assert_allclose(imagined.returns[:, 0], [1 + 0.4 * r1, r1, r2], rtol=1e-6)
@@ -198,8 +202,13 @@ def random_params(behaviour, seed=0):
 WHOLE = make(Line(), real_share=0.25)
 STEPS = replayed_steps(recording().context[0] / 8, recording().context[1:] / 8, recording())
 SLOW = random_params(WHOLE, 1)["critic"]
-derive = jax.jit(jax.value_and_grad(WHOLE.loss, argnums=(0, 1, 2), has_aux=True))
-GOLDEN = {"loss/actor": 0.0, "loss/critic": 0.0, "loss/real_critic": 0.0, "loss/temperature": 0.0}
+derive = quick(jax.value_and_grad(WHOLE.loss, argnums=(0, 1, 2), has_aux=True))
+GOLDEN = {
+    "loss/actor": 0.1652506,
+    "loss/critic": 1.418038,
+    "loss/real_critic": 11.2291317,
+    "loss/temperature": -0.7046095,
+}
 
 
 def test_the_loss_adds_up():
@@ -218,16 +227,16 @@ def test_only_the_behaviour_learns():
 
 
 def test_each_loss_trains_its_own_part():
-    params, transition = random_params(WHOLE), WHOLE.imagined(LINE, STILL, KEY, STEPS)
-    losses = {
-        "actor": lambda p: WHOLE.actor_losses(p, KEY, transition)[0]["actor"].sum(),
-        "temperature": lambda p: WHOLE.actor_losses(p, KEY, transition)[0]["temperature"].sum(),
-        "critic": lambda p: WHOLE.critic_loss(
-            p["critic"], transition, WHOLE.target(p, p["critic"], KEY, transition)
-        ).sum(),
-    }
-    for own, loss in losses.items():
-        for name, part in jax.grad(loss)(params).items():
+    def losses(params):
+        transition = WHOLE.imagined(LINE, STILL, KEY, STEPS)
+        target = WHOLE.target(params, params["critic"], KEY, transition)
+        critic = WHOLE.critic_loss(params["critic"], transition, target)
+        return {name: loss.sum() for name, loss in WHOLE.actor_losses(params, KEY, transition)[0].items()} | {
+            "critic": critic.sum()
+        }
+
+    for own, grads in quick(jax.jacrev(losses))(random_params(WHOLE)).items():
+        for name, part in grads.items():
             moved = [bool((leaf != 0).any()) for leaf in jax.tree.leaves(part)]
             assert all(moved) if name == own else not any(moved), (own, name)
 
@@ -242,7 +251,7 @@ def test_the_actor_follows_the_lesser_critic():
         .actor_losses(params | {"actor": actor}, KEY, rows([0.0] * 99, [1.0] * 99, [1.0] * 99))[0]["actor"]
         .mean()
     )
-    assert jax.grad(loss)(STILL)["Dense_0"]["bias"][0] > 0
+    assert quick(jax.grad(loss))(STILL)["Dense_0"]["bias"][0] > 0
 
 
 class Reach(ExactModel):
@@ -270,8 +279,8 @@ def test_the_optimum_of_an_exact_model_is_found():
         critic_layers=1,
         units=32,
         real_share=0.0,
-        target_entropy=-2.0,
-        slow_rate=0.05,
+        target_entropy=-1.5,
+        temperature=0.02,
     )
     optimiser = optax.adam(3e-3)
 
@@ -297,9 +306,10 @@ def test_the_optimum_of_an_exact_model_is_found():
 
     params, metrics = train(KEY)
     s = jnp.linspace(-0.8, 0.8, 9)[:, None]
-    chosen = behaviour.choose(params["actor"], KEY, jnp.concatenate([s, jnp.zeros_like(s)], -1), "eval")
+    latent = jnp.concatenate([s, jnp.zeros_like(s)], -1)
+    chosen = quick(behaviour.choose, static_argnums=3)(params["actor"], KEY, latent, "eval")
     np.testing.assert_allclose(chosen, -s, atol=0.1)
-    assert float(metrics["actor/entropy"]) == pytest.approx(-2.0, abs=0.2)
+    assert float(metrics["actor/entropy"]) == pytest.approx(-1.5, abs=0.1)
     # Each step costs the variance of the action, at most .02, and each to come pays its entropy: .5 / (1 - .5) of it.
     soft = float(metrics["actor/temperature"] * metrics["actor/entropy"])
     assert float(metrics["critic/value"]) == pytest.approx(soft, abs=0.1)
