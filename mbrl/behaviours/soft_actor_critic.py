@@ -121,7 +121,7 @@ def some_times(steps: Steps, key: PRNGKey, most: int) -> Steps:
     length = steps.action.shape[0]
     if length <= most:
         return steps
-    times = jax.random.choice(key, length, (most,), replace=False)
+    times = jnp.argsort(jax.random.uniform(key, (length,)))[:most]
     return jax.tree.map(lambda x: x[times], steps)
 
 

@@ -203,7 +203,7 @@ class Ensemble:
         noise_key, order_key, policy_key = jax.random.split(key, 3)
         rows, members = latent.reward.shape[0], self.config.members
         noise = parallel.draw(jax.random.normal, noise_key, (horizon, rows, self.width), axis=1)
-        orders = jax.vmap(lambda key: jax.random.permutation(key, members))(jax.random.split(order_key, horizon))
+        orders = jnp.argsort(jax.random.uniform(order_key, (horizon, members)), axis=-1)
         # A device that has some of the rows goes on dealing where the one before it left off.
         count = lambda _, shape: jnp.arange(shape[0])
         begin = parallel.draw(count, order_key, (rows,), axis=0)[0]
