@@ -20,6 +20,7 @@ from mbrl.behaviours.actor_critic import ActorCritic, ActorCriticConfig
 from mbrl.core import normalise, parallel
 from mbrl.core.errors import unknown
 from mbrl.core.optim import OptimConfig, make_optimiser
+from mbrl.core.rows import tree_norm
 from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
 from mbrl.nets.precision import Precision
 from mbrl.worldmodels.rssm import RSSM, RSSMConfig
@@ -105,7 +106,7 @@ class Dreamer:
         grads, (latent, returns, metrics) = jax.grad(self._loss, has_aux=True)(state.params, state, key, sequence)
         grads, metrics = parallel.mean((grads, metrics))
         updates, optimiser = self.optimiser.update(grads, state.optimiser, state.params)
-        norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
+        norms = {f"grad_norm/{name}": tree_norm(part) for name, part in grads.items()}
         finite = parts.is_finite((metrics["loss/total"], norms))
         keep = partial(parts.keep, finite)
         params = optax.apply_updates(state.params, keep(updates, jax.tree.map(jnp.zeros_like, updates)))

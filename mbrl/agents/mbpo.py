@@ -19,6 +19,7 @@ from mbrl.behaviours.soft_actor_critic import SoftActorCritic, SoftActorCriticCo
 from mbrl.core import parallel
 from mbrl.core.errors import UserError
 from mbrl.core.optim import OptimConfig, make_optimiser
+from mbrl.core.rows import tree_norm
 from mbrl.core.types import Metrics, Params, PRNGKey, Sequence, Spec, TimeStep
 from mbrl.nets.precision import Precision
 from mbrl.worldmodels.base import ModelOutput
@@ -134,7 +135,7 @@ class MBPO:
         """Return parameters, optimiser's state and metrics after one step of one of the two optimisers."""
         grads, metrics = parallel.mean((grads, metrics))
         updates, optimiser = self.optimisers[name].update(grads, optimiser, params)
-        metrics = metrics | {f"grad_norm/{name}": optax.tree.norm(grads)}
+        metrics = metrics | {f"grad_norm/{name}": tree_norm(grads)}
         return optax.apply_updates(params, updates), optimiser, metrics
 
 

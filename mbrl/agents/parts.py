@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from mbrl.agents.base import ActOutput, Mode
@@ -57,7 +58,7 @@ def fresh_context(model: WorldModel, sequence: Sequence, posterior: Latent) -> P
 
 def is_finite(tree: PyTree) -> Bool[Array, ""]:
     """Return whether every number in a tree is finite."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+    return jnp.isfinite(ravel_pytree(tree)[0]).all()
 
 
 def keep(finite: Bool[Array, ""], new: Tree, old: Tree) -> Tree:

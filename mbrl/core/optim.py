@@ -6,6 +6,7 @@ Symbols: g gradient, θ parameter, n running mean of g², m momentum, β1 and β
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from mbrl.core.errors import UserError
+from mbrl.core.rows import Rows
 from mbrl.core.types import Params
 
 
@@ -47,7 +49,9 @@ class LaPropState(NamedTuple):
     momentum: PyTree  # m
 
 
-def clip_by_agc(clip: Float[ArrayLike, ""], eps: Float[ArrayLike, ""]) -> optax.GradientTransformation:
+def clip_by_agc(
+    clip: Float[ArrayLike, ""], eps: Float[ArrayLike, ""], norm: Callable[[Array], Array] = jnp.linalg.norm
+) -> optax.GradientTransformation:
     """Clip each tensor's gradient to a share of the tensor's own norm.
 
     g ← g · min(1, clip · max(eps, ‖θ‖) / ‖g‖), each norm over the whole tensor. (Brock et al. 2021,
@@ -57,12 +61,13 @@ def clip_by_agc(clip: Float[ArrayLike, ""], eps: Float[ArrayLike, ""]) -> optax.
     Args:
         clip: the largest ratio ‖g‖ / ‖θ‖ that passes unchanged.
         eps: the least ‖θ‖ that is reckoned with.
+        norm: ‖·‖ of an array of the tree; of one that holds many tensors, the norm of each, to be broadcast against it.
     """
 
     def clip_one(g: Array, theta: Array) -> Array:
-        bound = clip * jnp.maximum(eps, jnp.linalg.norm(theta))
+        bound = clip * jnp.maximum(eps, norm(theta))
         # Dividing by at least 1 instead of multiplying by at most 1 keeps g = 0 free of 0 / 0.
-        return g / jnp.maximum(1.0, jnp.linalg.norm(g) / bound)
+        return g / jnp.maximum(1.0, norm(g) / bound)
 
     def init(params: Params) -> optax.OptState:
         del params
@@ -116,14 +121,25 @@ def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
     def learning_rate(updates_done: Int[ArrayLike, ""]) -> Float[Array, ""]:
         return config.learning_rate * jnp.minimum(1.0, (updates_done + 1) / max(1, config.warmup))
 
-    # What is done element by element is done on one vector of all parameters: a hundred small tensors would be some
-    # three hundred small kernels more to compile.
-    flat = optax.flatten(
-        optax.chain(
-            normaliser(config.beta1, config.beta2, config.eps), optax.scale_by_learning_rate(learning_rate)
+    def on_rows(rows: Rows) -> optax.GradientTransformation:
+        return optax.chain(
+            clip_by_agc(config.agc, config.agc_eps, rows.norms),
+            normaliser(config.beta1, config.beta2, config.eps),
+            optax.scale_by_learning_rate(learning_rate),
         )
-    )
-    return optax.chain(clip_by_agc(config.agc, config.agc_eps), flat)
+
+    def init(params: Params) -> optax.OptState:
+        rows = Rows(params)
+        return on_rows(rows).init(rows.pack(params))
+
+    def update(updates: optax.Updates, state: optax.OptState, params: Params | None = None):
+        if params is None:
+            raise ValueError("the optimiser clips by the size of the parameters: call update(grads, state, params)")
+        rows = Rows(params)
+        packed, state = on_rows(rows).update(rows.pack(updates), state, rows.pack(params))
+        return rows.unpack(jnp.asarray(packed)), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def check(config: OptimConfig) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from mbrl.core.types import PRNGKey, Sequence
@@ -108,18 +109,21 @@ class Ring:
         are uniform, and with replacement. ``recent`` of the sequences end at the newest step, each in another
         environment, as many in each group as in any other, or one more.
         """
-        start_key, env_key, group_key, recent_key = jax.random.split(key, 4)
         groups = self.groups
         envs, sequences = self.num_envs // groups, self.config.batch_size // groups
         newest = state.filled - self.window  # the last start there is, counted from the oldest row
-        start = jax.random.randint(start_key, (groups, sequences), 0, newest + 1)
-        env = jax.random.randint(env_key, (groups, sequences), 0, envs)
-        turn = jax.random.permutation(group_key, groups)
-        recent = (self.recent + turn) // groups  # of each group: the numbers add up to ``recent``
+        # All of the draw's chance at once: a generator's call for each use is much to compile. A remainder of 32 bits
+        # is uniform to one part in 2^32 / rows; the order of random numbers is a random permutation.
+        starts, choices, orders, turns = _split(
+            jax.random.bits(key, (groups * (2 * sequences + envs + 1),)),
+            (groups, sequences), (groups, sequences), (groups, envs), (groups,),
+        )
+        start = (starts % jnp.maximum(newest + 1, 1).astype(jnp.uint32)).astype(jnp.int32)
+        env = (choices % envs).astype(jnp.int32)
+        recent = (self.recent + jnp.argsort(turns)) // groups  # of each group: the numbers add up to ``recent``
         place = jnp.arange(sequences)
         is_recent = place[None] < recent[:, None]
-        shuffled = jax.vmap(lambda key: jax.random.permutation(key, envs))(jax.random.split(recent_key, groups))
-        env = jnp.where(is_recent, shuffled[:, place % envs], env) + envs * jnp.arange(groups)[:, None]
+        env = jnp.where(is_recent, jnp.argsort(orders)[:, place % envs], env) + envs * jnp.arange(groups)[:, None]
         start = jnp.where(is_recent, newest, start)
         oldest = state.cursor - state.filled
         return Address(((oldest + start) % self.rows).ravel(), env.ravel())
@@ -172,3 +176,9 @@ class Ring:
     def _zeros(self, data: Sequence, address: Address) -> Sequence:
         shape = self.window, address.env.size
         return jax.tree.map(lambda ring: jnp.zeros((*shape, *ring.shape[2:]), ring.dtype), data)
+
+
+def _split(flat: Array, *shapes: tuple[int, ...]) -> list[Array]:
+    """Return arrays of these shapes, cut from a vector one after the other."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(jnp.split(flat, ends[:-1]), shapes, strict=True)]

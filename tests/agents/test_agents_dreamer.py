@@ -32,14 +32,11 @@ GOLDEN = [
     {"loss/total": 10.0021992, "loss/reward": 2.3933456, "loss/critic": 1.1215688, "loss/replay_critic": 3.9899967},
 ]
 
-# These tests compile much and compute little.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 chex.clear_trace_counter()
-init = jax.jit(DREAMER.init, compiler_options=QUICK)
-update = jax.jit(chex.assert_max_traces(DREAMER.update, n=1), compiler_options=QUICK)
-act = jax.jit(DREAMER.act, static_argnums=4, compiler_options=QUICK)
-diagnose = jax.jit(DREAMER.diagnose, static_argnums=3, compiler_options=QUICK)
+init = jax.jit(DREAMER.init)
+update = jax.jit(chex.assert_max_traces(DREAMER.update, n=1))
+act = jax.jit(DREAMER.act, static_argnums=4)
+diagnose = jax.jit(DREAMER.diagnose, static_argnums=3)
 
 
 def sequence(seed=0, steps=4, batch=2):
@@ -151,7 +148,7 @@ def test_many_seeds_are_the_same_as_each():
     keys, batches = jax.random.split(jax.random.key(7), 2), [sequence(3), sequence(4)]
     both = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
     learn = lambda key, batch: DREAMER.update(DREAMER.init(key), key, batch)
-    together = jax.jit(jax.vmap(learn), compiler_options=QUICK)(keys, both)
+    together = jax.jit(jax.vmap(learn))(keys, both)
     for i, batch in enumerate(batches):
         alone = update(init(keys[i]), keys[i], batch)
         ours = jax.tree.map(lambda x: x[i], together)

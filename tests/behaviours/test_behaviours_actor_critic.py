@@ -157,9 +157,7 @@ def whole_loss(params, model, slow, posterior, timestep):
 
 
 # Also its gradients to parameters, model, slow critic and posterior.
-# These tests compile much and compute little.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-derive = jax.jit(jax.value_and_grad(whole_loss, argnums=(0, 1, 2, 3), has_aux=True), compiler_options=QUICK)
+derive = jax.jit(jax.value_and_grad(whole_loss, argnums=(0, 1, 2, 3), has_aux=True))
 GOLDEN = [0.4800582, 2.3997321, 3.2267375]  # actor, critic, replayed critic
 POSTERIOR = jnp.linspace(-1.0, 1.0, 16).reshape((4, 4, 1))
 

@@ -17,8 +17,6 @@ from mbrl.worldmodels.rssm import RSSMConfig
 
 STEPS, BATCH, HORIZON = 40, 2, 3  # long enough for the border of an episode
 KEY = jax.random.key(3)
-# Compiling takes longer than running once.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 # As few as show that layers follow each other: each is compiled many times over.
 LAYERS, ACTING = {"encoder_layers": 2, "decoder_layers": 1}, {"actor_layers": 1, "critic_layers": 2}
 CONFIG = DreamerConfig(
@@ -58,8 +56,8 @@ def test_loss_and_gradient_are_the_same(both):
     dreamer, naive, state, sequence = both
     fast = lambda params: dreamer._loss(params, state, KEY, sequence)[0]
     plain = lambda params: naive.loss(params, state, same_chance(dreamer, KEY), sequence)[0]
-    loss, grads = jax.jit(jax.value_and_grad(fast), compiler_options=QUICK)(state.params)
-    expected, expected_grads = jax.jit(jax.value_and_grad(plain), compiler_options=QUICK)(state.params)
+    loss, grads = jax.jit(jax.value_and_grad(fast))(state.params)
+    expected, expected_grads = jax.jit(jax.value_and_grad(plain))(state.params)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for path, grad in jax.tree.leaves_with_path(grads):
         other = dict(jax.tree.leaves_with_path(expected_grads))[path]
@@ -68,15 +66,15 @@ def test_loss_and_gradient_are_the_same(both):
 
 
 def test_optimisers_step_alike(both):
-    """A hundred small tensors or one vector: the same steps, also while the learning rate warms up."""
+    """A hundred small tensors or one matrix: the same steps, also while the learning rate warms up."""
     _, _, state, _ = both
     config = dataclasses.replace(CONFIG, optim=OptimConfig(learning_rate=1e-2, warmup=3))
     fast, plain = _dreamer(config).optimiser, Naive(_dreamer(config)).optimiser
     kept, other = fast.init(state.params), plain.init(state.params)
     for scale in (1.0, -0.3, 5.0):
         grads = jax.tree.map(lambda x, scale=scale: scale * x, state.params)
-        ours, kept = fast.update(grads, kept, state.params)
-        theirs, other = plain.update(grads, other, state.params)
+        ours, kept = jax.jit(fast.update)(grads, kept, state.params)
+        theirs, other = jax.jit(plain.update)(grads, other, state.params)
         for one, two in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             assert (np.asarray(one) != 0).any()
             np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-8)
@@ -105,6 +103,6 @@ def test_recomputing_changes_no_number(both):
         behaviour = dataclasses.replace(CONFIG.behaviour, gradient="dynamics")
         other = _dreamer(dataclasses.replace(CONFIG, worldmodel=worldmodel, behaviour=behaviour))
         grad = jax.grad(lambda params, other=other: other._loss(params, state, KEY, sequence)[0])
-        found.append(jax.jit(grad, compiler_options=QUICK)(state.params))
+        found.append(jax.jit(grad)(state.params))
     for one, two in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-6 + 1e-5 * np.abs(two).max())

@@ -19,8 +19,7 @@ CONFIG = tiny_run.CONFIG
 
 def on_eight(what):
     """Run ``eight_devices.py`` in a process that has eight devices; return what it found."""
-    # It compiles for many devices and runs for a moment.
-    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     script = Path(__file__).with_name("eight_devices.py")
     command = [sys.executable, str(script), what]
     done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=False)

@@ -57,9 +57,7 @@ def weighted(params, inputs, sequence, weights):
 
 
 # One program gives every gradient of every loss, and the loss itself.
-# These tests compile much and compute little.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-derive = jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True), compiler_options=QUICK)
+derive = jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))
 
 
 def gradient(name, sequence):
