@@ -22,7 +22,6 @@ from mbrl.core.optim import OptimConfig, make_optimiser
 from mbrl.core.rows import tree_norm
 from mbrl.core.types import Metrics, Params, PRNGKey, Sequence, Spec, TimeStep
 from mbrl.nets.precision import Precision
-from mbrl.worldmodels.base import ModelOutput
 from mbrl.worldmodels.ensemble import Ensemble, EnsembleConfig
 
 # Adam, as in the papers. A tensor's norm counts as at least 1 for the clipping: else the logarithm of a temperature
@@ -77,8 +76,8 @@ class MBPO:
         """Draw the first state."""
         model_key, behaviour_key = jax.random.split(key)
         model, behaviour = self.model.init(model_key), self.behaviour.init(behaviour_key)
-        optimisers = {"model": self.optimisers["model"].init(model)}
-        optimisers["behaviour"] = self.optimisers["behaviour"].init(behaviour)
+        learned = {"model": model, "behaviour": behaviour}
+        optimisers = {name: optimiser.init(learned[name]) for name, optimiser in self.optimisers.items()}
         slow = jax.tree.map(jnp.copy, behaviour["critic"])
         return MBPOState({"model": model, **behaviour}, slow, optimisers)
 
@@ -97,11 +96,7 @@ class MBPO:
         """
         model_key, behaviour_key = jax.random.split(key)
         model = self.model.measure(state.params["model"], sequence)
-
-        def model_loss(model: Params) -> tuple[jax.Array, ModelOutput]:
-            return self.model.loss(model, model_key, sequence)
-
-        grads, output = jax.grad(model_loss, has_aux=True)(model)
+        grads, output = jax.grad(self.model.loss, has_aux=True)(model, model_key, sequence)
         metrics = output.metrics | {f"loss/{name}": value.mean() for name, value in output.losses.items()}
         model, optimiser, metrics = self._descend("model", model, state.optimisers["model"], grads, metrics)
         start = self.model.unpack(jax.tree.map(lambda x: x[0], sequence.context))
@@ -116,8 +111,8 @@ class MBPO:
             slow = optax.incremental_update(params["critic"], slow, self.config.behaviour.slow_rate)
             return (params, slow, optimiser), metrics
 
-        params = {name: part for name, part in state.params.items() if name != "model"}
-        carry = params, state.slow_critic, state.optimisers["behaviour"]
+        behaviour = {name: part for name, part in state.params.items() if name != "model"}
+        carry = behaviour, state.slow_critic, state.optimisers["behaviour"]
         keys = jax.random.split(behaviour_key, self.config.behaviour_updates)
         (params, slow, other), improved = jax.lax.scan(improve, carry, keys)
         metrics |= jax.tree.map(jnp.mean, improved)
@@ -131,7 +126,9 @@ class MBPO:
         """Compare the model with ``sequence [T, B]`` (see ``Diagnosis``)."""
         return diagnose(self.model, self.behaviour, state.params, key, sequence, context)
 
-    def _descend(self, name: str, params: Any, optimiser: Any, grads: Any, metrics: Metrics):
+    def _descend(
+        self, name: str, params: Any, optimiser: Any, grads: Any, metrics: Metrics
+    ) -> tuple[Any, Any, Metrics]:
         """Return parameters, optimiser's state and metrics after one step of one of the two optimisers."""
         grads, metrics = parallel.mean((grads, metrics))
         updates, optimiser = self.optimisers[name].update(grads, optimiser, params)

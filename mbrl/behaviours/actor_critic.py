@@ -276,12 +276,6 @@ class ActorCritic:
         metrics |= {
             "critic/value": imagined.value.mean(),
             "critic/imagined_return": imagined.returns.mean(),
-            "critic/replay_return": _masked_mean(target, mask),
+            "critic/replay_return": parallel.masked_mean(target, mask),
         }
         return weigh(losses, weights), (returns, metrics)
-
-
-def _masked_mean(values: Float[Array, "T B"], mask: Float[Array, "T B"]) -> Scalar:
-    """Return the mean of the values that count, over all devices' rows."""
-    values, mask = parallel.gather((values, mask), axis=1)
-    return (values * mask).sum() / jnp.maximum(mask.sum(), 1)

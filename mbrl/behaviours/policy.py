@@ -15,7 +15,7 @@ from mbrl.core.types import Params, PRNGKey, action_dim
 from mbrl.nets.heads import Head
 from mbrl.nets.precision import Precision, dtype_of, run
 
-ActionDistribution: TypeAlias = Squashed | OneHot | TanhNormal
+ActionDistribution: TypeAlias = Squashed | OneHot
 
 
 class PolicyHead:

@@ -171,7 +171,7 @@ class Gaussian(NamedTuple):
 
     def log_prob(self, value: Float[Array, "*N"]) -> Float[Array, "*N"]:
         """Log-density of each number."""
-        return Normal(self.loc, self.scale).log_prob(value)
+        return jnp.asarray(Normal(self.loc, self.scale).log_prob(value))
 
 
 class Squashed(NamedTuple):

@@ -249,7 +249,7 @@ class Ensemble:
             "discount": mask * -Bernoulli(arrival.going).log_prob(going).mean(0),
             "bounds": jnp.broadcast_to((params["bounds"]["high"] - params["bounds"]["low"]).sum(), mask.shape),
         }
-        mean = lambda x: (mask * x).sum() / jnp.maximum(mask.sum(), 1)
+        mean = lambda x: parallel.masked_mean(x, mask)
         metrics = {
             # All three in deviations of a step's change, over all entries of y.
             "model/error": jnp.sqrt(mean(jnp.square(arrival.mean.mean(0) - target).mean(-1))),
