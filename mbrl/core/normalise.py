@@ -112,6 +112,9 @@ def update_moments(
 
 
 def deviation(state: Moments, least: float = 1e-6) -> Float[Array, "D"]:
-    """Return the standard deviation of every entry; 1 where an entry varies less than ``least``, so is constant."""
+    """Return the standard deviation of every entry; 1 where it is less than ``least (1 + |mean|)``.
+
+    Such an entry is constant but for the rounding of its mean, which is not to be blown up.
+    """
     std = jnp.sqrt(state.variance)
-    return jnp.where(std < least, 1.0, std)
+    return jnp.where(std < least * (1 + jnp.abs(state.mean)), 1.0, std)

@@ -151,6 +151,9 @@ def test_moments_are_those_of_all_batches(count):
 def test_what_is_constant_keeps_its_units():
     state = normalise.update_moments(normalise.init_moments(2), jnp.array([[7.0, 1.0], [7.0, 2.0]]), jnp.ones(2), 0.0)
     np.testing.assert_allclose(normalise.deviation(state), [1.0, 0.5], rtol=1e-6)
+    # As does what varies by the rounding of a large number alone.
+    rounded = state._replace(mean=jnp.array([3e4, 3.0]), variance=jnp.array([4e-6, 4e-6]))
+    np.testing.assert_allclose(normalise.deviation(rounded), [1.0, 2e-3], rtol=1e-6)
 
 
 def test_no_gradient_passes_through_moments():
