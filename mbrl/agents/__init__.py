@@ -1,11 +1,12 @@
 """Agents: thin compositions of a world model and what acts in it, and guests that bring their own training loop."""
 
-from mbrl.agents import brax, dreamer
+from mbrl.agents import brax, dreamer, mbpo
 from mbrl.agents.base import Agent, AgentEntry, Guest, GuestEntry, Player
 
 AGENTS: dict[str, AgentEntry | GuestEntry] = {
     "apg": GuestEntry(brax.APGConfig, brax.make),
     "dreamer": AgentEntry(dreamer.DreamerConfig, dreamer.make),
+    "mbpo": AgentEntry(mbpo.MBPOConfig, mbpo.make),
     "ppo": GuestEntry(brax.PPOConfig, brax.make),
     "sac": GuestEntry(brax.SACConfig, brax.make),
 }

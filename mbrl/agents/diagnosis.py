@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from mbrl.agents.base import Diagnosis
-from mbrl.behaviours.actor_critic import ActorCritic
+from mbrl.behaviours.base import Behaviour
 from mbrl.core.types import Params, PRNGKey, Sequence, as_dict
-from mbrl.worldmodels.base import Prediction, WorldModel
+from mbrl.worldmodels.base import Prediction, WorldModel, prepend
 
 
 def diagnose(
     model: WorldModel,
-    behaviour: ActorCritic,
+    behaviour: Behaviour,
     params: dict[str, Params],
     key: PRNGKey,
     sequence: Sequence,
@@ -25,7 +25,7 @@ def diagnose(
     Args:
         model: the world model.
         behaviour: dreams in it.
-        params: ``{"model", "actor", "critic"}``.
+        params: the model's under ``"model"``, and the behaviour's.
         key: for the filter, the open-loop dream and the policy's dreams.
         sequence: recorded experience with the contexts that replay would have stored.
         context: how many of its steps the model sees before it predicts the rest from the actions alone.
@@ -34,7 +34,7 @@ def diagnose(
     filter_key, dream_key, policy_key = jax.random.split(key, 3)
     start = model.unpack(jax.tree.map(lambda x: x[0], sequence.context))
     after = model.observe(weights, filter_key, start, sequence).latent
-    latent = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, after)
+    latent = prepend(start, after)
     last = jax.tree.map(lambda x: x[context - 1], latent)
     dream = model.imagine(weights, dream_key, last, sequence.action[context - 1 : -1], horizon)
     opened = jax.tree.map(lambda seen, dreamt: jnp.concatenate([seen[:context], dreamt[1:]]), latent, dream.latent)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from dm_env import specs
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
+from mbrl.agents import parts
 from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
 from mbrl.agents.diagnosis import diagnose
+from mbrl.agents.parts import Memory
 from mbrl.behaviours.actor_critic import ActorCritic, ActorCriticConfig
 from mbrl.core import normalise, parallel
-from mbrl.core.errors import UserError, unknown
+from mbrl.core.errors import unknown
 from mbrl.core.optim import OptimConfig, make_optimiser
 from mbrl.core.rows import tree_norm
 from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
 from mbrl.nets.precision import Precision
-from mbrl.worldmodels.base import Latent
 from mbrl.worldmodels.rssm import RSSM, RSSMConfig
 from mbrl.worldmodels.sizes import SIZES, Size
 
@@ -52,13 +54,6 @@ class DreamerState(NamedTuple):
     slow_critic: Params
     optimiser: PyTree
     returns: normalise.PercentileState
-
-
-class Memory(NamedTuple):
-    """What acting remembers of N environments."""
-
-    latent: Latent  # [N, ...]
-    action: Float[Array, "N A"]  # the last action taken
 
 
 def resolve(config: DreamerConfig) -> DreamerConfig:
@@ -99,10 +94,7 @@ class Dreamer:
 
     def act(self, state: DreamerState, key: PRNGKey, memory: Memory, timestep: TimeStep, mode: Mode) -> ActOutput:
         """Filter what was seen and choose."""
-        filter_key, policy_key = jax.random.split(key)
-        latent = self.model.step(state.params["model"], filter_key, memory.latent, memory.action, timestep)
-        action = self.behaviour.choose(state.params["actor"], policy_key, latent, mode)
-        return ActOutput(action, Memory(latent, action), self.model.pack(latent))
+        return parts.act(self.model, self.behaviour, state.params, key, memory, timestep, mode)
 
     def update(self, state: DreamerState, key: PRNGKey, sequence: Sequence) -> UpdateOutput:
         """Learn from ``sequence [T + 1, B]``: one gradient step of model, actor and critic together.
@@ -115,17 +107,14 @@ class Dreamer:
         grads, metrics = parallel.mean((grads, metrics))
         updates, optimiser = self.optimiser.update(grads, state.optimiser, state.params)
         norms = {f"grad_norm/{name}": tree_norm(part) for name, part in grads.items()}
-        finite = jnp.isfinite(metrics["loss/total"]) & jnp.isfinite(sum(norms.values()))
-        # A loss or gradient that is not finite leaves everything as it was; the runner counts and stops.
-        keep = lambda new, old: jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
+        finite = parts.is_finite((metrics["loss/total"], norms))
+        keep = partial(parts.keep, finite)
         params = optax.apply_updates(state.params, keep(updates, jax.tree.map(jnp.zeros_like, updates)))
         params = cast(dict[str, Params], params)
         rate = jnp.where(finite, self.config.behaviour.slow_rate, 0.0)
         slow = optax.incremental_update(params["critic"], state.slow_critic, rate)
         state = DreamerState(params, slow, keep(optimiser, state.optimiser), keep(returns, state.returns))
-        fresh = self.model.pack(latent)
-        context = jax.tree.map(lambda old, new: old.at[1:].set(new), sequence.context, fresh)
-        context = keep(context, sequence.context)
+        context = keep(parts.fresh_context(self.model, sequence, latent), sequence.context)
         skipped = {"update/skipped": 1.0 - finite}
         return UpdateOutput(state, context, metrics | norms | skipped)
 
@@ -156,9 +145,7 @@ def make(config: DreamerConfig, observation_spec: Spec, action_spec: Spec) -> Ag
     Raises:
         UserError: the config cannot be built, or the task's specs are not supported.
     """
-    if isinstance(action_spec, dict):
-        raise UserError("dreamer takes one action array; this environment's action_spec is a dict: flatten it")
-    dreamer = Dreamer(config, observation_spec, action_spec)
+    dreamer = Dreamer(config, observation_spec, parts.one_action("dreamer", action_spec))
     return Agent(
         init=dreamer.init,
         initial=dreamer.initial,

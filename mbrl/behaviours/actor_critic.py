@@ -18,13 +18,14 @@ collapsed on Brax's inverted pendulum.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from dm_env import specs
 from jaxtyping import Array, Float
 
+from mbrl.behaviours.base import Imagined, rows_first
 from mbrl.behaviours.policy import ActionDistribution, PolicyHead
 from mbrl.core import normalise, parallel
 from mbrl.core.distributions import TwoHot
@@ -89,16 +90,6 @@ class ActorCriticConfig:
 _LEAST = {"horizon": 1, "units": 1} | dict.fromkeys(
     ("actor_layers", "critic_layers", "entropy", "slow_scale", "replay_scale"), 0
 )
-
-
-class Imagined(NamedTuple):
-    """A dream with what learning needs of it."""
-
-    features: Float[Array, "H+1 B F"]
-    action: Float[Array, "H B A"]
-    returns: Float[Array, "H B"]  # lambda-returns R_0..R_{H-1}
-    value: Float[Array, "H+1 B"]
-    weight: Float[Array, "H B"]  # probability, discounted, that step t is reached
 
 
 def check(config: ActorCriticConfig) -> None:
@@ -166,11 +157,7 @@ class ActorCritic:
         self, actor: Params, key: PRNGKey, latent: Latent, mode: Literal["train", "eval", "random"]
     ) -> Float[Array, "*N A"]:
         """Return the action for the environment: a sample, the policy's mode, or uniform over the action space."""
-        policy = self.act(actor, latent)
-        if mode == "random":
-            return self.policy.uniform(key, policy.mode().shape)
-        action = policy.sample(key) if mode == "train" else policy.mode()
-        return action if self.policy.discrete else jnp.clip(action, -1.0, 1.0)
+        return self.policy.choose(actor, key, self.model.features(latent), mode)
 
     def value(self, critic: Params, features: Float[Array, "*N F"]) -> TwoHot:
         """Return the critic's distribution over returns."""
@@ -271,9 +258,7 @@ class ActorCritic:
             timestep: what they were filtered from, ``[T, B]``.
         """
         steps, batch = timestep.reward.shape
-        # A sequence's states lie together, so that devices that share the sequences share the dreams alike.
-        start = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape((steps * batch, *x.shape[2:])), posterior)
-        imagined = self.imagine(model, params, key, start)
+        imagined = self.imagine(model, params, key, rows_first(posterior))
         returns = normalise.update(returns, stop(imagined.returns), self.config.percentiles)
         actor, metrics = self.actor_loss(params["actor"], imagined, returns)
         critic = imagined.weight * self.critic_loss(
@@ -290,12 +275,6 @@ class ActorCritic:
         metrics |= {
             "critic/value": imagined.value.mean(),
             "critic/imagined_return": imagined.returns.mean(),
-            "critic/replay_return": _masked_mean(target, mask),
+            "critic/replay_return": parallel.masked_mean(target, mask),
         }
         return weigh(losses, weights), (returns, metrics)
-
-
-def _masked_mean(values: Float[Array, "T B"], mask: Float[Array, "T B"]) -> Scalar:
-    """Return the mean of the values that count, over all devices' rows."""
-    values, mask = parallel.gather((values, mask), axis=1)
-    return (values * mask).sum() / jnp.maximum(mask.sum(), 1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import math
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from dm_env import specs
 from jaxtyping import Array, Float
 
-from mbrl.core.distributions import OneHot, Squashed, mix_uniform
+from mbrl.core.distributions import OneHot, Squashed, TanhNormal, mix_uniform, soft_clamp
 from mbrl.core.types import Params, PRNGKey, action_dim
 from mbrl.nets.heads import Head
 from mbrl.nets.precision import Precision, dtype_of
@@ -55,15 +56,41 @@ class PolicyHead:
 
         Continuous: Normal(tanh(m), lo + (hi - lo) sigmoid(s + 2)), as DreamerV3's public code has it.
         """
-        raw = jnp.asarray(self.net.apply({"params": params}, features))
+        raw = self._raw(params, features)
         if self.discrete:
             return OneHot(mix_uniform(raw, self.unimix))
         mean, std = jnp.split(raw, 2, -1)
         low, high = self.std_range
         return Squashed(jnp.tanh(mean), low + (high - low) * jax.nn.sigmoid(std + 2))
 
+    def choose(
+        self, params: Params, key: PRNGKey, features: Float[Array, "*N F"], mode: Literal["train", "eval", "random"]
+    ) -> Float[Array, "*N A"]:
+        """Return the action for the environment: a sample, the policy's mode, or uniform over the action space."""
+        policy = self.apply(params, features)
+        if mode == "random":
+            return self.uniform(key, policy.mode().shape)
+        action = policy.sample(key) if mode == "train" else policy.mode()
+        return action if self.discrete else jnp.clip(action, -1.0, 1.0)
+
     def uniform(self, key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*N A"]:
         """Draw action vectors uniformly over the action space, for any policy."""
         if self.discrete:
             return jax.nn.one_hot(jax.random.randint(key, shape[:-1], 0, self.size), self.size)
         return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+
+    def _raw(self, params: Params, features: Float[Array, "*N F"]) -> Float[Array, "*N O"]:
+        return jnp.asarray(self.net.apply({"params": params}, features))
+
+
+class TanhPolicyHead(PolicyHead):
+    """Features to a tanh of normals; for continuous actions only."""
+
+    def apply(self, params: Params, features: Float[Array, "*N F"]) -> TanhNormal:
+        """Return the action distribution for ``features [*N, F]``.
+
+        tanh(Normal(m, exp(clamp(s)))): mean m as it is, log-deviation s softly clamped between those of ``std_range``.
+        """
+        mean, std = jnp.split(self._raw(params, features), 2, -1)
+        low, high = (math.log(bound) for bound in self.std_range)
+        return TanhNormal(mean, jnp.exp(soft_clamp(std, low, high)))

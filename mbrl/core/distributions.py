@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import distrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from mbrl.core import parallel
 from mbrl.core.types import PRNGKey
@@ -146,6 +146,34 @@ def normal_kl(p: tuple[Array, Array], q: tuple[Array, Array]) -> Array:
     return jnp.asarray(Normal(*p).kl_divergence(Normal(*q)))
 
 
+def soft_clamp(
+    x: Float[Array, "*N"], low: Float[ArrayLike, "..."], high: Float[ArrayLike, "..."]
+) -> Float[Array, "*N"]:
+    """Return x, bent smoothly so that it stays between bounds, which may lack leading axes of x.
+
+    x ← high - softplus(high - x); x ← low + softplus(x - low). Far inside it is x itself, and its gradient vanishes
+    only far outside; ``high`` is passed by exp(low - high) at most. (Chua et al. 2018, appendix A.1.)
+    """
+    low, high = jnp.broadcast_to(low, x.shape), jnp.broadcast_to(high, x.shape)
+    bent = high - jax.nn.softplus(high - x)
+    return low + jax.nn.softplus(bent - low)
+
+
+class Gaussian(NamedTuple):
+    """Numbers, each normally distributed by itself."""
+
+    loc: Float[Array, "*N"]
+    scale: Float[Array, "*N"]
+
+    def mean(self) -> Float[Array, "*N"]:
+        """The expectation."""
+        return self.loc
+
+    def log_prob(self, value: Float[Array, "*N"]) -> Float[Array, "*N"]:
+        """Log-density of each number."""
+        return jnp.asarray(Normal(self.loc, self.scale).log_prob(value))
+
+
 class Squashed(NamedTuple):
     """A bounded continuous policy: independent normals with means in [-1, 1] (Hafner et al. 2023).
 
@@ -170,6 +198,39 @@ class Squashed(NamedTuple):
     def entropy(self) -> Float[Array, "*N"]:
         """Differential entropy in nats, summed over A."""
         return Normal(self.loc, self.scale).entropy().sum(-1)
+
+
+class TanhNormal(NamedTuple):
+    """A bounded continuous policy: a = tanh(u) of independent normals u (Haarnoja et al. 2018b, appendix C).
+
+    log p(a) = sum_i log Normal(u_i) - log(1 - tanh(u_i)^2).
+    """
+
+    loc: Float[Array, "*N A"]  # of u
+    scale: Float[Array, "*N A"]
+
+    def mode(self) -> Float[Array, "*N A"]:
+        """The action of the most likely u."""
+        return jnp.tanh(self.loc)
+
+    def sample(self, key: PRNGKey) -> Float[Array, "*N A"]:
+        """A reparameterised sample: gradients reach ``loc`` and ``scale``."""
+        return self.sample_and_log_prob(key)[0]
+
+    def sample_and_log_prob(self, key: PRNGKey) -> tuple[Float[Array, "*N A"], Float[Array, "*N"]]:
+        """A reparameterised sample and its log-density, exact however near the border the sample lies."""
+        u = self.loc + self.scale * parallel.draw(jax.random.normal, key, self.loc.shape, axis=0)
+        return jnp.tanh(u), self._log_prob(u)
+
+    def log_prob(self, action: Float[Array, "*N A"]) -> Float[Array, "*N"]:
+        """Log-density of actions in [-1, 1], summed over A; at the border, that of the last number before it."""
+        edge = 1.0 - jnp.finfo(jnp.float32).epsneg
+        return self._log_prob(jnp.arctanh(jnp.clip(action, -edge, edge)))
+
+    def _log_prob(self, u: Float[Array, "*N A"]) -> Float[Array, "*N"]:
+        # log(1 - tanh(u)^2) = 2 (log 2 - u - log(1 + exp(-2u))), which loses no digits where tanh(u) rounds to 1.
+        slope = 2.0 * (jnp.log(2.0) - u - jax.nn.softplus(-2.0 * u))
+        return (Normal(self.loc, self.scale).log_prob(u) - slope).sum(-1)
 
 
 class OneHot(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from mbrl.core import parallel
 from mbrl.core.errors import UserError
@@ -34,6 +34,14 @@ class PercentileState(NamedTuple):
     low: Scalar
     high: Scalar
     correction: Scalar  # the weight seen so far, 1 - (1 - rate)^updates
+
+
+class Moments(NamedTuple):
+    """Running mean and variance of every entry of vectors ``[D]``."""
+
+    mean: Float[Array, "D"]
+    variance: Float[Array, "D"]
+    batches: Scalar  # taken in so far
 
 
 def check(config: PercentileConfig) -> None:
@@ -76,3 +84,37 @@ def scale(state: PercentileState, config: PercentileConfig) -> tuple[Scalar, Sca
     weight = jnp.maximum(state.correction, jnp.finfo(state.correction.dtype).tiny)
     low, high = state.low / weight, state.high / weight
     return low, jnp.maximum(high - low, config.limit)
+
+
+def init_moments(size: int) -> Moments:
+    """Return the moments that have seen nothing: mean 0 and variance 1, which change nothing."""
+    return Moments(jnp.zeros(size), jnp.ones(size), jnp.float32(0))
+
+
+def update_moments(
+    state: Moments, values: Float[Array, "*N D"], mask: Float[Array, "*N"], rate: Float[ArrayLike, ""]
+) -> Moments:
+    """Take in a batch of vectors, those whose mask is 1; no gradient passes.
+
+    m ← m + s (m' - m) and v ← (1 - s) v + s v' + s (1 - s) (m' - m)², the moments of a mixture, with m', v' those of
+    the batch and s = max(rate, 1 / batches): the mean of all batches until ``rate`` lets the oldest fade.
+    """
+    values, mask = parallel.gather(jax.lax.stop_gradient((values, mask)), axis=mask.ndim - 1)
+    values, weight = values.reshape((-1, values.shape[-1])), mask.reshape((-1, 1))
+    total = weight.sum()
+    mean = (weight * values).sum(0) / jnp.maximum(total, 1)
+    variance = (weight * jnp.square(values - mean[None])).sum(0) / jnp.maximum(total, 1)
+    batches = state.batches + (total > 0)
+    share = jnp.where(total > 0, jnp.maximum(rate, 1 / jnp.maximum(batches, 1)), 0.0)
+    moved = mean - state.mean
+    spread = (1 - share) * state.variance + share * variance + share * (1 - share) * jnp.square(moved)
+    return Moments(state.mean + share * moved, spread, batches)
+
+
+def deviation(state: Moments, least: float = 1e-6) -> Float[Array, "D"]:
+    """Return the standard deviation of every entry; 1 where it is less than ``least (1 + |mean|)``.
+
+    Such an entry is constant but for the rounding of its mean, which is not to be blown up.
+    """
+    std = jnp.sqrt(state.variance)
+    return jnp.where(std < least * (1 + jnp.abs(state.mean)), 1.0, std)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from mbrl.core.types import PRNGKey
+from mbrl.core.types import PRNGKey, Scalar
 
 AXIS = "devices"
 
@@ -59,3 +60,9 @@ def gather(tree: Tree, axis: int) -> Tree:
     if devices() == 1:
         return tree
     return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, axis=axis, tiled=True), tree)
+
+
+def masked_mean(values: Float[Array, "T B"], mask: Float[Array, "T B"]) -> Scalar:
+    """Return the mean of the values that count, over all devices' rows; 0 where none does."""
+    values, mask = gather((values, mask), axis=1)
+    return (values * mask).sum() / jnp.maximum(mask.sum(), 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from mbrl.core.distributions import Bernoulli, Distribution, TwoHot
+from mbrl.core.distributions import Bernoulli, Distribution
 from mbrl.core.types import Metrics, Params, PRNGKey, Scalar, Sequence, TimeStep
 
 Latent: TypeAlias = PyTree
@@ -32,7 +33,7 @@ class Dream(NamedTuple):
 class Prediction(NamedTuple):
     """What the model expects on arriving in a latent."""
 
-    reward: TwoHot
+    reward: Distribution
     discount: Bernoulli  # probability that the episode goes on; the behaviour's own discount is not in it
     observation: dict[str, Distribution]
 
@@ -102,3 +103,44 @@ def weigh(losses: dict[str, Array], weights: dict[str, float]) -> Scalar:
     """Return the sum over names of weight times mean; losses and weights must have the same names."""
     assert losses.keys() == weights.keys(), (sorted(losses), sorted(weights))
     return sum((weights[name] * loss.mean() for name, loss in losses.items()), start=jnp.float32(0))
+
+
+def into_box(action: Float[Array, "*N A"]) -> Float[Array, "*N A"]:
+    """Return actions that were sampled beyond [-1, 1] shrunk to it, without losing their gradient."""
+    return action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
+
+
+def prepend(first: Latent, rest: Latent) -> Latent:
+    """Return the latents ``[1 + T, ...]`` that begin with ``first [...]`` and go on with ``rest [T, ...]``."""
+    return jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, rest)
+
+
+def roll(
+    move: Callable[[Latent, Array, Any], Latent],
+    latent: Latent,
+    policy: Policy | Array,
+    key: PRNGKey,
+    noise: PyTree,
+    wrap: Callable[[Callable], Callable] = lambda body: body,
+) -> Dream:
+    """Roll a model forward: what every ``imagine`` does around the model's own step.
+
+    Args:
+        move: ``(latent [B], action [B, A], noise) -> latent [B]``, one step.
+        latent: to start from.
+        policy: chooses actions, or the actions ``[H, B, A]`` themselves.
+        key: for the policy.
+        noise: of each step, ``[H, ...]``.
+        wrap: what to make of the scan's body, ``jax.checkpoint`` perhaps.
+    """
+    horizon = jax.tree.leaves(noise)[0].shape[0]
+    choices = jax.random.split(key, horizon) if callable(policy) else policy
+
+    def body(latent: Latent, inputs: tuple) -> tuple[Latent, tuple[Latent, Array]]:
+        choice, noise = inputs
+        action = policy(latent, choice) if callable(policy) else choice
+        latent = move(latent, action, noise)
+        return latent, (latent, action)
+
+    _, (latents, actions) = jax.lax.scan(wrap(body), latent, (choices, noise))
+    return Dream(prepend(latent, latents), actions)

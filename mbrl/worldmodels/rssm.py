@@ -33,7 +33,7 @@ from mbrl.core.types import (
 from mbrl.nets.blocks import BlockGRU
 from mbrl.nets.heads import Head, VectorDecoder, VectorEncoder, vector_shapes
 from mbrl.nets.precision import Precision, dtype_of
-from mbrl.worldmodels.base import Dream, ModelOutput, Policy, Posterior, Prediction, weigh
+from mbrl.worldmodels.base import Dream, ModelOutput, Policy, Posterior, Prediction, into_box, roll, weigh
 from mbrl.worldmodels.stochastic import Categorical, Gaussian, Stochastic
 
 
@@ -237,18 +237,12 @@ class RSSM:
         """Roll the prior forward (see ``WorldModel.imagine``)."""
         noise_key, policy_key = jax.random.split(key)
         noise = self.stochastic.noise(noise_key, (horizon, *latent.deter.shape[:-1]))
-        choices = jax.random.split(policy_key, horizon) if callable(policy) else policy
 
-        def body(latent: Latent, inputs: tuple) -> tuple[Latent, tuple[Latent, Array]]:
-            choice, noise = inputs
-            action = policy(latent, choice) if callable(policy) else choice
+        def move(latent: Latent, action: Array, noise: Array) -> Latent:
             deter = self._advance(params, latent, action)
-            latent = Latent(deter, self.stochastic.sample(self._prior(params, deter), noise))
-            return latent, (latent, action)
+            return Latent(deter, self.stochastic.sample(self._prior(params, deter), noise))
 
-        _, (latents, actions) = jax.lax.scan(self._recompute(body), latent, (choices, noise))
-        latents = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), latent, latents)
-        return Dream(latents, actions)
+        return roll(move, latent, policy, policy_key, noise, self._recompute)
 
     def predict(self, params: Params, latent: Latent) -> Prediction:
         """Return the heads' distributions in the latents ``[*N]``."""
@@ -309,9 +303,7 @@ class RSSM:
         return self._apply(params, "encoder", as_dict(observation), lead)
 
     def _advance(self, params: Params, latent: Latent, action: Float[Array, "*N A"]) -> Float[Array, "*N D"]:
-        # Actions sampled beyond [-1, 1] are shrunk to it without losing their gradient.
-        action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
-        return self._apply(params, "dynamics", latent.deter, latent.stoch, action)
+        return self._apply(params, "dynamics", latent.deter, latent.stoch, into_box(action))
 
     def _prior(self, params: Params, deter: Float[Array, "*N D"]) -> Array:
         return self.stochastic.statistics(self._apply(params, "prior", deter))

@@ -13,13 +13,16 @@ import scipy.stats
 from mbrl.core.distributions import (
     Bernoulli,
     Distribution,
+    Gaussian,
     OneHot,
     Squashed,
     SymlogVector,
+    TanhNormal,
     TwoHot,
     categorical_kl,
     mix_uniform,
     normal_kl,
+    soft_clamp,
     straight_through,
     symexp,
     symexp_bins,
@@ -264,6 +267,77 @@ def test_squashed_sample_is_reparameterised():
     np.testing.assert_allclose(grads, [np.ones(2), noise], rtol=1e-6)
     draws = Squashed(jnp.full(4000, 0.5), jnp.full(4000, 0.2)).sample(key)
     assert scipy.stats.kstest(np.asarray(draws), scipy.stats.norm(0.5, 0.2).cdf).pvalue > 0.01
+
+
+def test_soft_clamp_by_hand():
+    # softplus(0) = ln 2: at the upper bound x is bent to high - ln 2, here 5 - .693 above the lower, which adds e^-4.3.
+    ln2 = math.log(2)
+    expected = 5 - ln2 + math.log1p(math.exp(ln2 - 5))
+    np.testing.assert_allclose(soft_clamp(jnp.float32(5.0), 0.0, 5.0), expected, rtol=1e-6)
+    # Far inside nothing is changed; far outside it is the bound, the upper one passed by ln(1 + e^-20).
+    np.testing.assert_allclose(soft_clamp(jnp.array([-99.0, 1.0, 99.0]), -10.0, 10.0), [-10, 1, 10], atol=2e-4)
+    # Every entry has bounds of its own, and the bounds a gradient.
+    low, high = jnp.array([0.0, -30.0]), jnp.array([1.0, 30.0])
+    grad = jax.grad(lambda low: soft_clamp(jnp.full((3, 2), -5.0), low, high).sum())(low)
+    assert grad[0] == pytest.approx(3, rel=0.02)
+    assert abs(grad[1]) < 1e-6
+
+
+@hypothesis.settings(max_examples=50)
+@hypothesis.given(st.floats(-50, 50, width=32), st.floats(-8, 0, width=32), st.floats(1, 8, width=32))
+def test_soft_clamp_stays_between_its_bounds_and_keeps_the_order(x, low, high):
+    ours, above = soft_clamp(jnp.array([x, x + 0.5], jnp.float32), low, high)
+    assert low <= ours <= above <= high + math.exp(low - high) + 1e-5
+
+
+def test_gaussian_against_scipy():
+    head = Gaussian(jnp.array([0.5, -2.0]), jnp.array([0.1, 3.0]))
+    value = np.array([0.4, 4.0], np.float32)
+    oracle = scipy.stats.norm(np.asarray(head.loc), np.asarray(head.scale))
+    np.testing.assert_allclose(head.log_prob(jnp.asarray(value)), oracle.logpdf(value), rtol=1e-5)
+    np.testing.assert_array_equal(head.mean(), head.loc)
+
+
+def test_tanh_normal_by_hand():
+    # u = 1 under Normal(0, 1), a = tanh 1: log Normal(1; 0, 1) - log(1 - tanh(1)^2).
+    action = jnp.tanh(jnp.ones((1, 1)))
+    expected = scipy.stats.norm.logpdf(1.0) - math.log(1 - math.tanh(1) ** 2)
+    policy = TanhNormal(jnp.zeros((1, 1)), jnp.ones((1, 1)))
+    np.testing.assert_allclose(policy.log_prob(action), [expected], rtol=1e-5)
+    np.testing.assert_allclose(TanhNormal(jnp.array([0.5]), jnp.ones(1)).mode(), [math.tanh(0.5)], rtol=1e-6)
+
+
+def test_tanh_normal_is_a_density():
+    # It integrates to 1 over [-1, 1], one dimension by quadrature of the log-density as it is given.
+    edges = np.linspace(-1, 1, 20_001)
+    middle = jnp.asarray((edges[1:] + edges[:-1]) / 2, jnp.float32)[:, None]
+    policy = TanhNormal(jnp.full((20_000, 1), 0.4), jnp.full((20_000, 1), 0.6))
+    assert np.exp(np.asarray(policy.log_prob(middle), np.float64)).sum() * 1e-4 == pytest.approx(1, rel=1e-3)
+
+
+def test_tanh_normal_samples_with_their_density():
+    loc, scale = jnp.array([[0.3, -0.9]] * 500), jnp.array([[0.1, 1.2]] * 500)
+    action, log_prob = TanhNormal(loc, scale).sample_and_log_prob(jax.random.key(0))
+    np.testing.assert_allclose(log_prob, TanhNormal(loc, scale).log_prob(action), rtol=2e-3, atol=2e-3)
+    np.testing.assert_array_equal(action, TanhNormal(loc, scale).sample(jax.random.key(0)))
+    drawn = np.arctanh(np.asarray(action[:, 1], np.float64))
+    assert scipy.stats.kstest(drawn, scipy.stats.norm(-0.9, 1.2).cdf).pvalue > 0.01
+    # It is reparameterised, and its slope is that of tanh.
+    grad = jax.grad(lambda loc: TanhNormal(loc, scale).sample(jax.random.key(0)).sum())(loc)
+    np.testing.assert_allclose(grad, 1 - action**2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loc", [-30.0, 12.0, 80.0])
+def test_tanh_normal_is_finite_where_it_saturates(loc):
+    # 1 - tanh(u)^2 is 4 e^-2|u| there, and 0 in float32; with u = loc, log p = -ln sqrt(2 pi) - ln 4 + 2|u|.
+    policy = lambda loc: TanhNormal(loc, jnp.ones_like(loc))
+    at = jnp.full((1, 1), loc)
+    log_prob = policy(at)._log_prob(at)
+    np.testing.assert_allclose(log_prob, [-0.5 * math.log(2 * math.pi) - math.log(4) + 2 * abs(loc)], rtol=1e-5)
+    grads = jax.grad(lambda loc: policy(loc).sample_and_log_prob(jax.random.key(0))[1].sum())(at)
+    np.testing.assert_allclose(grads, [[2.0 * np.sign(loc)]], rtol=1e-5)
+    # Of an action alone, ±1 is as much as float32 can say of it.
+    assert np.isfinite(policy(at).log_prob(jnp.sign(at))).all()
 
 
 def test_one_hot_against_scipy():

@@ -109,3 +109,55 @@ def test_compiles_once():
     state = normalise.init()
     for factor in (1.0, 2.0, 3.0):
         state = update(state, HUNDRED * factor)
+
+
+def batches(seed, *shape):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.normal(3.0, [0.5, 20.0], (*shape, 2)), jnp.float32)
+
+
+def test_moments_of_nothing_change_nothing():
+    state = normalise.init_moments(2)
+    np.testing.assert_array_equal(state.mean, [0, 0])
+    np.testing.assert_array_equal(normalise.deviation(state), [1, 1])
+    # Nor does a batch in which nothing counts.
+    after = normalise.update_moments(state, batches(0, 4, 3), jnp.zeros((4, 3)), 0.1)
+    chex.assert_trees_all_equal(after, state)
+
+
+def test_moments_by_hand():
+    # Batch 1: 1, 3 (and a 100 that does not count): mean 2, variance 1. Batch 2: 6, 6, 6: mean 6, variance 0.
+    mask = jnp.array([1.0, 1.0, 0.0])
+    state = normalise.update_moments(normalise.init_moments(1), jnp.array([[1.0], [3.0], [100.0]]), mask, 0.0)
+    np.testing.assert_allclose(jnp.concatenate(state[:2]), [2, 1], rtol=1e-6)
+    # Half and half: mean 4, variance ½ · 1 + ½ · 0 + ¼ · 4².
+    half = normalise.update_moments(state, jnp.full((3, 1), 6.0), jnp.ones(3), 0.0)
+    np.testing.assert_allclose([half.mean[0], half.variance[0], half.batches], [4, 4.5, 2], rtol=1e-6)
+    # At a rate of .9: mean .1 · 2 + .9 · 6, variance .1 · 1 + .09 · 4².
+    fast = normalise.update_moments(state, jnp.full((3, 1), 6.0), jnp.ones(3), 0.9)
+    np.testing.assert_allclose([fast.mean[0], fast.variance[0]], [5.6, 0.1 + 0.09 * 16], rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_moments_are_those_of_all_batches(count):
+    state, seen = normalise.init_moments(2), [batches(seed, 7, 3) for seed in range(count)]
+    for batch in seen:
+        state = normalise.update_moments(state, batch, jnp.ones((7, 3)), 0.0)
+    together = np.concatenate([np.asarray(batch, np.float64).reshape((-1, 2)) for batch in seen])
+    np.testing.assert_allclose(state.mean, together.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(normalise.deviation(state), together.std(0), rtol=1e-4)
+
+
+def test_what_is_constant_keeps_its_units():
+    state = normalise.update_moments(normalise.init_moments(2), jnp.array([[7.0, 1.0], [7.0, 2.0]]), jnp.ones(2), 0.0)
+    np.testing.assert_allclose(normalise.deviation(state), [1.0, 0.5], rtol=1e-6)
+    # As does what varies by the rounding of a large number alone.
+    rounded = state._replace(mean=jnp.array([3e4, 3.0]), variance=jnp.array([4e-6, 4e-6]))
+    np.testing.assert_allclose(normalise.deviation(rounded), [1.0, 2e-3], rtol=1e-6)
+
+
+def test_no_gradient_passes_through_moments():
+    moved = lambda x: sum(
+        part.sum() for part in normalise.update_moments(normalise.init_moments(2), x, jnp.ones(4), 0.1)
+    )
+    np.testing.assert_array_equal(jax.grad(moved)(batches(0, 4)), np.zeros((4, 2)))

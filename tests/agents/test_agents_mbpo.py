@@ -1,0 +1,171 @@
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dm_env import specs
+
+from mbrl.agents import AGENTS, Agent
+from mbrl.agents.mbpo import MBPO, MBPOConfig, make
+from mbrl.behaviours.soft_actor_critic import SoftActorCriticConfig
+from mbrl.core.errors import UserError
+from mbrl.core.optim import OptimConfig
+from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
+from mbrl.worldmodels.ensemble import EnsembleConfig, Latent
+
+CONFIG = MBPOConfig(
+    worldmodel=EnsembleConfig(members=3, layers=1, units=6),
+    behaviour=SoftActorCriticConfig(units=6, horizon=2, actor_layers=1, critic_layers=1),
+    behaviour_updates=3,
+    behaviour_steps=2,
+)
+OBSERVATION = {"pos": specs.Array((2,), np.float32), "grid": specs.Array((2, 2), np.float32)}
+ACTION = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
+KEY = jax.random.key(0)
+AGENT = MBPO(CONFIG, OBSERVATION, ACTION)
+# Of the second update, when critics are no longer zero.
+GOLDEN = {"loss/observation": 9.9906406, "loss/critic": 0.0901237, "loss/actor": -0.0429546}
+
+# These tests compile much and compute little.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+chex.clear_trace_counter()
+init = jax.jit(AGENT.init, compiler_options=QUICK)
+update = jax.jit(chex.assert_max_traces(AGENT.update, n=1), compiler_options=QUICK)
+act = jax.jit(AGENT.act, static_argnums=4, compiler_options=QUICK)
+
+
+def sequence(seed=0, steps=4, batch=2):
+    """Return a sequence ``[T + 1, B]`` of noise in which the first entry's episode ends and another begins."""
+    rng, lead = np.random.default_rng(seed), (steps + 1, batch)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, *shape)), jnp.float32)
+    step_type = np.full(lead, MID, np.int32)
+    step_type[2, 0], step_type[3, 0] = LAST, FIRST
+    observation = {"pos": draw(2), "grid": draw(2, 2)}
+    timestep = TimeStep(jnp.asarray(step_type), draw(), jnp.asarray(step_type != LAST, jnp.float32), observation)
+    seen = jnp.concatenate([observation["grid"].reshape((*lead, 4)), observation["pos"]], -1)
+    return Sequence(timestep, jnp.tanh(draw(1)), Latent(seen, draw(), jnp.abs(draw()), draw()))
+
+
+@pytest.fixture(scope="module")
+def state():
+    return init(KEY)
+
+
+def unlike(one, other):
+    return [bool((a != b).any()) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)]
+
+
+def test_it_stands_in_the_registry():
+    entry = AGENTS["mbpo"]
+    assert entry.config is MBPOConfig
+    agent = entry.make(CONFIG, OBSERVATION, ACTION)
+    assert isinstance(agent, Agent)
+    assert agent.gamma == 0.99
+
+
+def test_update_compiles_once_and_keeps_its_types(state):
+    kind = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+    output = update(state, KEY, sequence())
+    for seed in (1, 2):
+        output = update(output.state, jax.random.key(seed), sequence(seed)._replace(context=output.context))
+    assert kind(output.state) == kind(state)
+    assert kind(output.context) == kind(sequence().context)
+    assert all(x.shape == () for x in output.metrics.values())
+    assert output.metrics["update/skipped"] == 0
+
+
+def test_everything_learns(state):
+    # Two updates, for behind critics of zeros nothing learns in the first.
+    learned = update(update(state, KEY, sequence()).state, KEY, sequence(1)).state
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), learned.params, state.params)
+    assert all(jax.tree.leaves(changed)), changed
+
+
+def test_the_behaviour_learns_as_often_as_it_is_told(state):
+    learned = update(state, KEY, sequence()).state.optimisers["behaviour"]
+    assert 3 in {int(leaf) for leaf in jax.tree.leaves(learned) if leaf.ndim == 0}
+
+
+@pytest.mark.parametrize(("where", "bad"), [("reward", np.nan), ("observation", np.inf)])
+def test_a_broken_batch_changes_nothing(state, where, bad):
+    good = sequence()
+    timestep = good.timestep
+    if where == "reward":
+        timestep = timestep._replace(reward=timestep.reward.at[2, 1].set(bad))
+    else:
+        pos = timestep.observation["pos"].at[2, 1, 0].set(bad)
+        timestep = timestep._replace(observation=timestep.observation | {"pos": pos})
+    state = update(state, KEY, good).state
+    output = update(state, KEY, good._replace(timestep=timestep))
+    assert output.metrics["update/skipped"] == 1
+    assert not any(unlike(output.state, state))
+    assert not any(unlike(output.context, good.context))
+
+
+def test_fresh_contexts_come_back(state):
+    given = sequence()
+    context = update(state, KEY, given).context
+    assert not any(unlike(jax.tree.map(lambda x: x[0], context), jax.tree.map(lambda x: x[0], given.context)))
+    np.testing.assert_array_equal(context.observation, given.context.observation)
+    assert (context.reward[1:] != given.context.reward[1:]).all()
+
+
+def test_golden_metrics(state):
+    for seed in range(2):
+        state, _, metrics = update(state, KEY, sequence(seed))
+    assert {name: float(metrics[name]) for name in GOLDEN} == pytest.approx(GOLDEN, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "random"])
+def test_acting(state, mode):
+    fresh, given = AGENT.initial(2), sequence()
+    seen = jax.tree.map(lambda x: x[0], given.timestep)._replace(step_type=jnp.array([FIRST, MID], jnp.int32))
+    used = jax.tree.map(lambda x: x + 0.5, fresh)
+    one, other = act(state, KEY, fresh, seen, mode), act(state, KEY, used, seen, mode)
+    assert abs(one.action).max() <= 1
+    np.testing.assert_array_equal(one.carry.action, one.action)
+    np.testing.assert_array_equal(one.context.observation, given.context.observation[0])
+    # What was before FIRST is forgotten, and what is seen is all there is to act on.
+    for ours, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+    np.testing.assert_array_equal(one.action, other.action)
+    assert one.context.reward[1] != other.context.reward[1]
+
+
+def test_diagnosis(state):
+    given, seen = sequence(5), 2
+    said = jax.jit(AGENT.diagnose, static_argnums=3, compiler_options=QUICK)(state, KEY, given, seen)
+    shapes = {name: jax.tree.map(jnp.shape, getattr(said, name)) for name in said._fields}
+    observed = {"grid": (5, 2, 2, 2), "pos": (5, 2, 2)}
+    assert shapes.pop("observation") == shapes.pop("open_loop_observation") == observed
+    assert set(shapes.values()) == {(5, 2)}
+    # What was seen is known; what lies ahead is dreamt.
+    for name, real in given.timestep.observation.items():
+        np.testing.assert_allclose(said.observation[name], real, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(said.open_loop_observation[name][:seen], real[:seen], rtol=1e-4, atol=1e-5)
+        assert (said.open_loop_observation[name][seen:] != real[seen:]).all()
+
+
+def test_actions_in_a_dict_are_refused_in_a_sentence():
+    with pytest.raises(UserError) as error:
+        make(CONFIG, OBSERVATION, {"arm": ACTION})
+    assert str(error.value) == "mbpo takes one action array; this environment's action_spec is a dict: flatten it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"worldmodel": EnsembleConfig(members=0)}, "worldmodel.members"),
+        ({"behaviour": SoftActorCriticConfig(horizon=0)}, "behaviour.horizon"),
+        ({"optim": OptimConfig(agc=0.0)}, "optim.agc"),
+        ({"behaviour_optim": OptimConfig(eps=0.0)}, "optim.eps"),
+        ({"behaviour_updates": 0}, "agent.behaviour_updates"),
+        ({"behaviour_steps": 0}, "agent.behaviour_steps"),
+    ],
+)
+def test_each_part_is_checked_when_the_agent_is_made(changes, names):
+    with pytest.raises(UserError, match=names):
+        make(dataclasses.replace(CONFIG, **changes), OBSERVATION, ACTION)
