@@ -1,13 +1,13 @@
 """Soft actor-critic on branched rollouts (Haarnoja et al. 2018b; Janner et al. 2019, algorithm 2).
 
-Symbols: s latent, a action, r reward, c probability of going on, gamma discount, alpha temperature, H entropy target,
+Symbols: s latent, a action, r reward, c probability of going on, gamma discount, alpha temperature, E entropy target,
 Q_1, Q_2 the critics, Q' their slow copies, pi the policy. Reward and c belong to the state arrived in, s'.
     target       y = r + gamma c (min_i Q'_i(s', a') - alpha log pi(a' | s')),  a' ~ pi(s')    (2018b, eq. 3 and 5)
     critics      mean over i of 1/2 (Q_i(s, a) - y)^2                                          (eq. 5)
     actor        alpha log pi(a | s) - min_i Q_i(s, a),  a ~ pi(s) reparameterised             (eq. 9)
-    temperature  -log alpha (log pi(a | s) + H)                                                (eq. 18, for log alpha)
-From every replayed state H steps are imagined under the policy as it is; each imagined step weighs what the
-probability is that it is reached. No gradient passes through the model: the actor learns from the critics alone.
+    temperature  -log alpha (log pi(a | s) + E)                                                (eq. 18, for log alpha)
+From every replayed state H steps are imagined under the policy as it is; each imagined step weighs the probability
+that it is reached. No gradient passes through the model: the actor learns from the critics alone.
 """
 
 from __future__ import annotations

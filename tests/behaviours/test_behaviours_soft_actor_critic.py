@@ -115,7 +115,7 @@ def test_the_temperature_rises_where_the_entropy_is_too_low():
     for target, sign in ((5.0, -1), (-5.0, 1)):
         found = float(slope(target))
         assert np.sign(found) == sign  # what is descended
-        # -(E log pi + H) = entropy - H, whatever the temperature is.
+        # It is the entropy less its target, whatever the temperature is.
         assert found == pytest.approx(-drawn(KEY, 64)[1].mean() - target, rel=1e-4)
 
 
