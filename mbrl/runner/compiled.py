@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
+
+import jax
 
 
 class Footprint(NamedTuple):
@@ -23,6 +26,16 @@ def footprint(compiled: Any) -> Footprint:
     return Footprint(held, held + size("output") + size("temp") - size("alias"))
 
 
+def options(level: int = 1) -> dict[str, Any]:
+    """Return XLA's options for a program: on a CPU LLVM's optimisation level, if the user has not set it.
+
+    Level 1 compiles in two thirds to four fifths of the time of the usual 3 and is as fast to run, to 3 %; level 0 is
+    for what runs once.
+    """
+    asked = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
+    return {} if asked or jax.default_backend() != "cpu" else {"xla_backend_optimization_level": level}
+
+
 class Compiled(NamedTuple):
     """A function ready to run on arguments of given shapes."""
 
@@ -34,7 +47,7 @@ class Compiled(NamedTuple):
 def compile_for(function: Any, *args: Any) -> Compiled:
     """Trace and compile a jitted function for ``args``, which may be ``jax.ShapeDtypeStruct``."""
     begin = time.perf_counter()
-    call = function.lower(*args).compile()
+    call = function.lower(*args).compile(compiler_options=options())
     return Compiled(call, time.perf_counter() - begin, footprint(call))
 
 

@@ -21,6 +21,7 @@ from mbrl.envs.dm import HostVectorEnv
 from mbrl.evaluation.exploitation import Gap
 from mbrl.replay.ring import Address, Ring, RingState
 from mbrl.runner import devices
+from mbrl.runner.compiled import options
 from mbrl.runner.config import Config
 from mbrl.runner.seeds import over_seeds, run_key
 from mbrl.runner.state import Collector, Faults, TrainState
@@ -83,7 +84,7 @@ def make_program(config: Config) -> Program:
     )
     return Program(
         *parts,
-        init=jax.jit(init, out_shardings=places),
+        init=jax.jit(init, out_shardings=places, compiler_options=options(0)),
         prefill=jit(collecting),
         epoch=jit(learning),
         place=lambda state: state if places is None else jax.device_put(state, places),
