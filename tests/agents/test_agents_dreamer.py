@@ -1,10 +1,12 @@
 import dataclasses
 
+import agent_checks
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agent_checks import unlike
 from dm_env import specs
 
 from mbrl.agents import AGENTS, Agent
@@ -56,10 +58,6 @@ def state():
     return init(KEY)
 
 
-def unlike(one, other):
-    return [bool((a != b).any()) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)]
-
-
 def test_it_stands_in_the_registry():
     entry = AGENTS["dreamer"]
     assert entry.config is DreamerConfig
@@ -69,21 +67,11 @@ def test_it_stands_in_the_registry():
 
 
 def test_update_compiles_once_and_keeps_its_types(state):
-    kind = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
-    output = update(state, KEY, sequence())
-    for seed in (1, 2):
-        output = update(output.state, jax.random.key(seed), sequence(seed)._replace(context=output.context))
-    assert kind(output.state) == kind(state)
-    assert kind(output.context) == kind(sequence().context)
-    assert all(x.shape == () for x in output.metrics.values())
-    assert output.metrics["update/skipped"] == 0
+    agent_checks.keeps_types(update, state, sequence)
 
 
 def test_every_parameter_learns(state):
-    # Two updates, for behind heads of zeros nothing learns in the first.
-    learned = update(update(state, KEY, sequence()).state, KEY, sequence(1)).state
-    changed = jax.tree.map(lambda a, b: bool((a != b).any()), learned.params, state.params)
-    assert all(jax.tree.leaves(changed)), changed
+    agent_checks.every_parameter_learns(update, state, sequence)
 
 
 def test_the_slow_critic_follows_by_hand(state):
@@ -96,18 +84,7 @@ def test_the_slow_critic_follows_by_hand(state):
 
 @pytest.mark.parametrize(("where", "bad"), [("reward", np.nan), ("observation", np.nan), ("observation", np.inf)])
 def test_a_broken_batch_changes_nothing(state, where, bad):
-    good = sequence()
-    timestep = good.timestep
-    if where == "reward":
-        timestep = timestep._replace(reward=timestep.reward.at[2, 1].set(bad))
-    else:
-        pos = timestep.observation["pos"].at[2, 1, 0].set(bad)
-        timestep = timestep._replace(observation=timestep.observation | {"pos": pos})
-    state = update(state, KEY, good).state
-    output = update(state, KEY, good._replace(timestep=timestep))
-    assert output.metrics["update/skipped"] == 1
-    assert not any(unlike(output.state, state))
-    assert not any(unlike(output.context, good.context))
+    agent_checks.a_broken_batch_changes_nothing(update, state, sequence(), where, bad)
 
 
 def test_fresh_contexts_come_back(state):

@@ -1,10 +1,12 @@
 import dataclasses
 
+import agent_checks
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agent_checks import unlike
 from dm_env import specs
 
 from mbrl.agents import AGENTS, Agent
@@ -28,13 +30,10 @@ AGENT = MBPO(CONFIG, OBSERVATION, ACTION)
 # Of the second update, when critics are no longer zero.
 GOLDEN = {"loss/observation": 9.9906406, "loss/critic": 0.0901237, "loss/actor": -0.0429546}
 
-# These tests compile much and compute little.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 chex.clear_trace_counter()
-init = jax.jit(AGENT.init, compiler_options=QUICK)
-update = jax.jit(chex.assert_max_traces(AGENT.update, n=1), compiler_options=QUICK)
-act = jax.jit(AGENT.act, static_argnums=4, compiler_options=QUICK)
+init = jax.jit(AGENT.init)
+update = jax.jit(chex.assert_max_traces(AGENT.update, n=1))
+act = jax.jit(AGENT.act, static_argnums=4)
 
 
 def sequence(seed=0, steps=4, batch=2):
@@ -54,10 +53,6 @@ def state():
     return init(KEY)
 
 
-def unlike(one, other):
-    return [bool((a != b).any()) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)]
-
-
 def test_it_stands_in_the_registry():
     entry = AGENTS["mbpo"]
     assert entry.config is MBPOConfig
@@ -67,21 +62,11 @@ def test_it_stands_in_the_registry():
 
 
 def test_update_compiles_once_and_keeps_its_types(state):
-    kind = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
-    output = update(state, KEY, sequence())
-    for seed in (1, 2):
-        output = update(output.state, jax.random.key(seed), sequence(seed)._replace(context=output.context))
-    assert kind(output.state) == kind(state)
-    assert kind(output.context) == kind(sequence().context)
-    assert all(x.shape == () for x in output.metrics.values())
-    assert output.metrics["update/skipped"] == 0
+    agent_checks.keeps_types(update, state, sequence)
 
 
 def test_everything_learns(state):
-    # Two updates, for behind critics of zeros nothing learns in the first.
-    learned = update(update(state, KEY, sequence()).state, KEY, sequence(1)).state
-    changed = jax.tree.map(lambda a, b: bool((a != b).any()), learned.params, state.params)
-    assert all(jax.tree.leaves(changed)), changed
+    agent_checks.every_parameter_learns(update, state, sequence)
 
 
 def test_the_behaviour_learns_as_often_as_it_is_told(state):
@@ -91,18 +76,7 @@ def test_the_behaviour_learns_as_often_as_it_is_told(state):
 
 @pytest.mark.parametrize(("where", "bad"), [("reward", np.nan), ("observation", np.inf)])
 def test_a_broken_batch_changes_nothing(state, where, bad):
-    good = sequence()
-    timestep = good.timestep
-    if where == "reward":
-        timestep = timestep._replace(reward=timestep.reward.at[2, 1].set(bad))
-    else:
-        pos = timestep.observation["pos"].at[2, 1, 0].set(bad)
-        timestep = timestep._replace(observation=timestep.observation | {"pos": pos})
-    state = update(state, KEY, good).state
-    output = update(state, KEY, good._replace(timestep=timestep))
-    assert output.metrics["update/skipped"] == 1
-    assert not any(unlike(output.state, state))
-    assert not any(unlike(output.context, good.context))
+    agent_checks.a_broken_batch_changes_nothing(update, state, sequence(), where, bad)
 
 
 def test_fresh_contexts_come_back(state):
@@ -137,7 +111,7 @@ def test_acting(state, mode):
 
 def test_diagnosis(state):
     given, seen = sequence(5), 2
-    said = jax.jit(AGENT.diagnose, static_argnums=3, compiler_options=QUICK)(state, KEY, given, seen)
+    said = jax.jit(AGENT.diagnose, static_argnums=3)(state, KEY, given, seen)
     shapes = {name: jax.tree.map(jnp.shape, getattr(said, name)) for name in said._fields}
     observed = {"grid": (5, 2, 2, 2), "pos": (5, 2, 2)}
     assert shapes.pop("observation") == shapes.pop("open_loop_observation") == observed
