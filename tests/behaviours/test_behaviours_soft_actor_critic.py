@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import math
 
 import jax
@@ -28,9 +27,6 @@ CONFIG = SoftActorCriticConfig(horizon=3, gamma=0.5, actor_layers=0, critic_laye
 BOX = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
 KEY = jax.random.key(0)
 LN2PI = math.log(2 * math.pi)
-# These tests compile much and compute little.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def make(model, spec=BOX, **changes):
@@ -77,7 +73,7 @@ def test_the_policy_by_hand():
 
 def test_the_soft_target_by_hand():
     # y = r + ½ c (min(3, 5) - .2 log pi(a')), which is the reward alone where the episode ends.
-    target = quick(make(Line()).target)(
+    target = jax.jit(make(Line()).target)(
         PARAMS, critics(3.0, 5.0), KEY, rows([1.0, 2.0, 3.0], [1.0, 0.5, 0.0], [1.0] * 3)
     )
     _, log_prob = drawn(KEY, 3)
@@ -88,12 +84,12 @@ def test_the_soft_target_by_hand():
 def test_the_critic_loss_by_hand():
     # Critics of 3 + a and 5 + a at a = ½, target 4: ½ · mean(½², 1.5²) = .625, by the weight.
     critic = critics(3.0, 5.0, action=1.0)
-    loss = quick(make(Line()).critic_loss)(critic, rows([0.0, 0.0], [1.0, 1.0], [1.0, 0.25]), jnp.array([4.0, 4.0]))
+    loss = jax.jit(make(Line()).critic_loss)(critic, rows([0.0, 0.0], [1.0, 1.0], [1.0, 0.25]), jnp.array([4.0, 4.0]))
     np.testing.assert_allclose(loss, [0.625, 0.25 * 0.625], rtol=1e-6)
 
 
 def test_actor_and_temperature_losses_by_hand():
-    actor_losses = quick(make(Line(), target_entropy=-2.0).actor_losses)
+    actor_losses = jax.jit(make(Line(), target_entropy=-2.0).actor_losses)
     losses, metrics = actor_losses(PARAMS, KEY, rows([0.0] * 4, [1.0] * 4, [1, 1, 0.5, 0]))
     _, log_prob = drawn(KEY, 4)
     weight = np.array([1, 1, 0.5, 0])
@@ -111,7 +107,7 @@ def test_the_temperature_rises_where_the_entropy_is_too_low():
         params = PARAMS | {"temperature": temperature}
         return behaviour.actor_losses(params, KEY, rows([0.0] * 64, [1.0] * 64, [1.0] * 64))[0]["temperature"].mean()
 
-    slope = quick(lambda target: jax.grad(loss)(PARAMS["temperature"], target)["log"])
+    slope = jax.jit(lambda target: jax.grad(loss)(PARAMS["temperature"], target)["log"])
     for target, sign in ((5.0, -1), (-5.0, 1)):
         found = float(slope(target))
         assert np.sign(found) == sign  # what is descended
@@ -132,7 +128,7 @@ def clock_steps(discount=1.0):
 
 
 def test_imagined_transitions_by_hand():
-    imagine = quick(make(Clock([9.0, 1.0, 2.0, 3.0], [1.0, 0.8, 0.5, 0.25])).imagined)
+    imagine = jax.jit(make(Clock([9.0, 1.0, 2.0, 3.0], [1.0, 0.8, 0.5, 0.25])).imagined)
     imagined = imagine({}, STILL, KEY, clock_steps())
     np.testing.assert_array_equal(imagined.features[:, 0], [0, 1, 2])
     np.testing.assert_array_equal(imagined.following[:, 0], [1, 2, 3])
@@ -148,14 +144,14 @@ def test_imagined_rows_keep_sequences_together():
     latent = jnp.arange(6.0).reshape((3, 2, 1))  # [T, B, 1]
     timestep = TimeStep(jnp.full((3, 2), MID), jnp.ones((3, 2)), jnp.ones((3, 2)), latent)
     behaviour = make(Clock([0.0] * 9, [1.0] * 9), horizon=2)
-    imagined = quick(behaviour.imagined)({}, STILL, KEY, Steps(latent, latent, latent, timestep))
+    imagined = jax.jit(behaviour.imagined)({}, STILL, KEY, Steps(latent, latent, latent, timestep))
     np.testing.assert_array_equal(imagined.features[:, 0], [0, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 6])
 
 
 def test_returns_for_the_diagnosis_by_hand():
     # Critics of 3 and 5: V = 3. d_1 = .4, d_2 = .25, d_3 = .125: R_2 = 3 + .125 V, R_1 = 2 + .25 R_2, R_0 = 1 + .4 R_1.
     behaviour = make(Clock([9.0, 1.0, 2.0, 3.0], [0.9, 0.8, 0.5, 0.25]))
-    imagined = quick(behaviour.imagine)({}, PARAMS, KEY, jnp.zeros((1, 1)))
+    imagined = jax.jit(behaviour.imagine)({}, PARAMS, KEY, jnp.zeros((1, 1)))
     r2 = 3 + 0.125 * 3
     r1 = 2 + 0.25 * r2
     np.testing.assert_allclose(imagined.returns[:, 0], [1 + 0.4 * r1, r1, r2], rtol=1e-6)
@@ -204,7 +200,7 @@ def random_params(behaviour, seed=0):
 WHOLE = make(Line(), real_share=0.25)
 STEPS = replayed_steps(recording().context[0] / 8, recording().context[1:] / 8, recording())
 SLOW = random_params(WHOLE, 1)["critic"]
-derive = quick(jax.value_and_grad(WHOLE.loss, argnums=(0, 1, 2), has_aux=True))
+derive = jax.jit(jax.value_and_grad(WHOLE.loss, argnums=(0, 1, 2), has_aux=True))
 GOLDEN = {
     "loss/actor": 0.1652506,
     "loss/critic": 1.418038,
@@ -237,7 +233,7 @@ def test_each_loss_trains_its_own_part():
             "critic": critic.sum()
         }
 
-    for own, grads in quick(jax.jacrev(losses))(random_params(WHOLE)).items():
+    for own, grads in jax.jit(jax.jacrev(losses))(random_params(WHOLE)).items():
         for name, part in grads.items():
             moved = [bool((leaf != 0).any()) for leaf in jax.tree.leaves(part)]
             assert all(moved) if name == own else not any(moved), (own, name)
@@ -253,7 +249,7 @@ def test_the_actor_follows_the_lesser_critic():
         .actor_losses(params | {"actor": actor}, KEY, rows([0.0] * 99, [1.0] * 99, [1.0] * 99))[0]["actor"]
         .mean()
     )
-    assert quick(jax.grad(loss))(STILL)["Dense_0"]["bias"][0] > 0
+    assert jax.jit(jax.grad(loss))(STILL)["Dense_0"]["bias"][0] > 0
 
 
 class Reach(ExactModel):
@@ -309,7 +305,7 @@ def test_the_optimum_of_an_exact_model_is_found():
     params, metrics = train(KEY)
     s = jnp.linspace(-0.8, 0.8, 9)[:, None]
     latent = jnp.concatenate([s, jnp.zeros_like(s)], -1)
-    chosen = quick(behaviour.choose, static_argnums=3)(params["actor"], KEY, latent, "eval")
+    chosen = jax.jit(behaviour.choose, static_argnums=3)(params["actor"], KEY, latent, "eval")
     np.testing.assert_allclose(chosen, -s, atol=0.1)
     assert float(metrics["actor/entropy"]) == pytest.approx(-1.5, abs=0.1)
     # Each step costs the variance of the action, at most .02, and each to come pays its entropy: .5 / (1 - .5) of it.

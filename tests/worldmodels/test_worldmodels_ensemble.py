@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import math
 
 import jax
@@ -41,12 +40,9 @@ def sequence(step_types=STEP_TYPES, seed=2):
 
 SEQUENCE = sequence()
 START = jax.tree.map(lambda x: x[0], SEQUENCE.context)
-# These tests compile much and compute little.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
-init, loss, observe, measure = (quick(verb) for verb in (MODEL.init, MODEL.loss, MODEL.observe, MODEL.measure))
-imagine, step = quick(MODEL.imagine, static_argnums=4), quick(MODEL.step)
-derive = quick(jax.grad(lambda params, sequence: MODEL.loss(params, KEY, sequence)[0]))
+init, loss, observe, measure = (jax.jit(verb) for verb in (MODEL.init, MODEL.loss, MODEL.observe, MODEL.measure))
+imagine, step = jax.jit(MODEL.imagine, static_argnums=4), jax.jit(MODEL.step)
+derive = jax.jit(jax.grad(lambda params, sequence: MODEL.loss(params, KEY, sequence)[0]))
 INITIAL = init(KEY)
 PARAMS = measure(INITIAL, SEQUENCE)
 GOLDEN = {"observation": 3.5172391, "reward": 1.2759917, "discount": 0.6317689, "bounds": 42.0}
@@ -198,7 +194,7 @@ def test_each_member_learns_by_itself():
         arrival = MODEL._arrive(params, *MODEL._to_all(jnp.ones((1, 3)), jnp.ones((1, 2))))
         return arrival.mean[0].sum()
 
-    kernel = quick(jax.grad(of_first))(PARAMS)["members"]["BlockDense_0"]["kernel"]
+    kernel = jax.jit(jax.grad(of_first))(PARAMS)["members"]["BlockDense_0"]["kernel"]
     assert (kernel[0] != 0).any()
     np.testing.assert_array_equal(kernel[1:], jnp.zeros_like(kernel[1:]))
 
@@ -240,7 +236,7 @@ def dealt(members, rows, horizon):
     model = make({"x": specs.Array((1,), np.float32)}, members=members)
     params = told(model, np.arange(members)[:, None] * np.ones(2)) | {"bounds": sure(model)}
     actions = jnp.zeros((horizon, rows, 2))
-    dream = quick(model.imagine, static_argnums=4)(params, KEY, model.initial(rows), actions, horizon)
+    dream = jax.jit(model.imagine, static_argnums=4)(params, KEY, model.initial(rows), actions, horizon)
     change = np.diff(np.asarray(dream.latent.observation)[..., 0], axis=0)
     np.testing.assert_allclose(change, np.round(change), atol=1e-3)
     np.testing.assert_allclose(dream.latent.reward[1:], np.round(change), atol=1e-6)  # of the same member
@@ -271,7 +267,7 @@ def test_imagined_noise_has_the_deviation_that_was_said():
 
 def test_a_policy_and_its_own_actions_dream_the_same():
     policy = lambda latent, _: jnp.tanh(latent.observation[:, :2])
-    dream = quick(lambda params: MODEL.imagine(params, KEY, START, policy, 3))(PARAMS)
+    dream = jax.jit(lambda params: MODEL.imagine(params, KEY, START, policy, 3))(PARAMS)
     again = imagine(PARAMS, KEY, START, dream.action, 3)
     np.testing.assert_allclose(again.latent.observation, dream.latent.observation, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(dream.latent.observation[0], START.observation)
@@ -279,7 +275,7 @@ def test_a_policy_and_its_own_actions_dream_the_same():
 
 def test_the_pathwise_gradient_is_there():
     reach = lambda action, params: MODEL.imagine(params, KEY, START, action, 2).latent.observation[2].sum()
-    slopes = quick(jax.grad(reach, argnums=(0, 1)))
+    slopes = jax.jit(jax.grad(reach, argnums=(0, 1)))
     action, params = slopes(jnp.full((2, 2, 2), 0.5), PARAMS)
     assert (action != 0).all()
     # Also to the deviation, through the noise.
@@ -335,11 +331,11 @@ def trained():
         return arrival, model._changes(params, arrival)
 
     params = train(KEY)
-    return quick(ask)
+    return jax.jit(ask)
 
 
 def test_linear_dynamics_are_recovered_with_their_noise(trained):
-    data = quick(linear)(jax.random.key(1))
+    data = jax.jit(linear)(jax.random.key(1))
     x, action = data.timestep.observation[0], data.action[0]
     arrival, (change, std) = trained(x, action)
     expected = jnp.concatenate([0.5 * action - 0.1 * x, x - action], -1)
