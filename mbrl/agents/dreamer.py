@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,12 @@ def resolve(config: DreamerConfig) -> DreamerConfig:
         raise unknown("agent.size", config.size, SIZES)
     widths = SIZES[config.size]
     filled = {"deter": widths.deter, "hidden": widths.units, "units": widths.units, "classes": widths.classes}
-    missing = {name: width for name, width in filled.items() if getattr(config.worldmodel, name) is None}
+    missing: dict[str, Any] = {
+        name: width for name, width in filled.items() if getattr(config.worldmodel, name) is None
+    }
+    images = config.worldmodel.images
+    if images.depth is None:
+        missing["images"] = dataclasses.replace(images, depth=widths.depth)
     units = widths.units if config.behaviour.units is None else config.behaviour.units
     return dataclasses.replace(
         config,

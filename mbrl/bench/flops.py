@@ -1,7 +1,7 @@
-"""Floating-point operations of matrix products, counted from shapes.
+"""Floating-point operations of matrix products and convolutions, counted from shapes.
 
 XLA's own count takes a scan's body once, whatever its length; here the traced program is walked and a scan counts as
-often as it runs. Only matrix products count: they are what a machine's peak is measured in.
+often as it runs. Only these count: they are what a machine's peak is measured in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jax.interpreters import partial_eval
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
-    """Return the multiplications and additions of all matrix products that ``function(*args)`` does.
+    """Return the multiplications and additions of all products and convolutions that ``function(*args)`` does.
 
     A branch counts as its dearest alternative. A ``fori_loop`` whose bounds are known when it is traced is a scan; any
     other is a ``while`` loop, whose length nobody knows, and counts once. What is traced and never used does not count.
@@ -37,6 +37,10 @@ def _equation(equation: Any) -> int:
         left = equation.invars[0].aval.shape
         inner = math.prod(left[axis] for axis in contracted)
         return 2 * math.prod(equation.outvars[0].aval.shape) * inner
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        outputs = params["dimension_numbers"].rhs_spec[0]
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[outputs]
     inside = [_walk(jaxpr) for jaxpr in _inside(params)]
     if name == "scan":
         return params["length"] * sum(inside)

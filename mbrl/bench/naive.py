@@ -17,11 +17,13 @@ from jaxtyping import Array, Float, PyTree
 
 from mbrl.agents.dreamer import Dreamer, DreamerState
 from mbrl.behaviours.actor_critic import ActionDistribution
+from mbrl.bench.naive_images import draw, see
 from mbrl.core import normalise
 from mbrl.core.distributions import mix_uniform, symexp_bins
 from mbrl.core.optim import OptimConfig, clip_by_agc, scale_by_laprop
-from mbrl.core.types import Params, PRNGKey, Scalar, Sequence, as_dict
+from mbrl.core.types import Params, PRNGKey, Scalar, Sequence
 from mbrl.nets.blocks import DenseNormAct, gru_update
+from mbrl.nets.images import ImageDecoder, ImageEncoder
 from mbrl.worldmodels.rssm import Latent
 
 stop = jax.lax.stop_gradient
@@ -144,12 +146,25 @@ class Naive:
         config = self.model.config
         return mix_uniform(raw.reshape((*raw.shape[:-1], config.stoch, config.classes or 0)), config.unimix)
 
+    def plainly(self, params: Params) -> Callable[..., Any]:
+        """Return what applies an encoder or decoder by name; those of images as they would be written first."""
+
+        def apply(name: str, *inputs: Any) -> Any:
+            net: Any = self.model.nets[name]
+            if isinstance(net, ImageEncoder):
+                return see(net, params[name], *inputs)
+            if isinstance(net, ImageDecoder):
+                return draw(net, params[name], *inputs)
+            return net.apply({"params": params[name]}, *inputs)
+
+        return apply
+
     def observe(self, params: Params, chance: Chance, sequence: Sequence) -> Filtered:
         """Filter the sequence and return the model's loss (Hafner et al. 2023, eq. 4-6)."""
         target = jax.tree.map(lambda x: x[1:], sequence.timestep)
         lead = target.reward.shape
-        observation: Any = as_dict(target.observation)
-        token = self.model.nets["encoder"].apply({"params": params["encoder"]}, observation, lead)
+        observation = target.observation
+        token = self.model.senses.token(self.plainly(params), observation, lead)
 
         def body(latent: Latent, inputs: tuple) -> tuple[Latent, tuple[Latent, Array]]:
             action, token, first, chosen = inputs
@@ -167,13 +182,12 @@ class Naive:
         kl = lambda p, q: (jnp.exp(p) * (p - q)).sum((-2, -1))
         features = self.model.features(latent)
         apply = lambda name: jnp.asarray(self.model.nets[name].apply({"params": params[name]}, features))
-        decoded: Any = self.model.nets["decoder"].apply({"params": params["decoder"]}, features)
-        fits = [-head.log_prob(observation[k].reshape((*lead, -1))) for k, head in decoded.items()]
+        drawn = self.model.senses.expect(self.plainly(params), *latent)
         going = apply("discount")[..., 0]
         config = self.model.config
         free = config.free_nats
         losses = (
-            config.reconstruction_scale * sum(fit.mean() for fit in fits)
+            config.reconstruction_scale * self.model.senses.misfit(drawn, observation, lead).mean()
             + config.reward_scale * two_hot_loss(apply("reward"), target.reward).mean()
             + config.discount_scale * optax.sigmoid_binary_cross_entropy(going, target.discount).mean()
             + config.dynamics_scale * jnp.maximum(free, kl(stop(posterior), prior)).mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,13 @@ from mbrl.runner.config import Config
 from mbrl.runner.epoch import make_program, updates_due
 from mbrl.runner.seeds import run_key
 
-# DreamerV3's published parameter counts are for this observation and this action.
-OBSERVATION, ACTIONS = 24, 6
+# DreamerV3's published parameter counts are for these observations and this action.
+Obs: TypeAlias = Literal["vector", "image"]
+SEEN: dict[Obs, specs.Array] = {
+    "vector": specs.Array((24,), np.float32, name="observation"),
+    "image": specs.BoundedArray((64, 64, 3), np.uint8, 0, 255, name="image"),
+}
+ACTIONS = 6
 _EPISODE = 37  # steps of an episode in the made-up experience: a few borders in every batch
 
 
@@ -45,11 +50,12 @@ class Setting:
     """The shapes everything is timed at."""
 
     config: Config[DreamerConfig]
+    obs: Obs = "vector"  # of the pieces that need no environment
 
     @property
     def dreamer(self) -> Dreamer:
         """The agent, for made-up observations and actions."""
-        return _dreamer(self.config.agent)
+        return make_dreamer(self.config.agent, self.obs)
 
 
 def experience(dreamer: Dreamer, steps: int, batch: int) -> Sequence:
@@ -60,7 +66,10 @@ def experience(dreamer: Dreamer, steps: int, batch: int) -> Sequence:
     step_type = jnp.asarray(np.select([time % _EPISODE == 0, last], [FIRST, LAST], MID), jnp.int32)
     # Every other environment's episodes end by termination, the others are cut off.
     discount = jnp.asarray(1.0 - last * (np.arange(batch) % 2 == 0), jnp.float32)
-    observation = jnp.asarray(rng.normal(size=(*lead, OBSERVATION)), jnp.float32)
+    if dreamer.model.senses.images:
+        observation = jnp.asarray(rng.integers(0, 256, (*lead, *SEEN["image"].shape), np.uint8))
+    else:
+        observation = jnp.asarray(rng.normal(size=(*lead, *SEEN["vector"].shape)), jnp.float32)
     reward = jnp.asarray(rng.normal(size=lead), jnp.float32)
     action = jnp.asarray(rng.uniform(-1, 1, size=(*lead, ACTIONS)), jnp.float32)
     context = jax.tree.map(lambda x: jnp.zeros((*lead, *x.shape[1:]), x.dtype), dreamer.model.pack(
@@ -68,21 +77,27 @@ def experience(dreamer: Dreamer, steps: int, batch: int) -> Sequence:
     return Sequence(TimeStep(step_type, reward, discount, observation), action, context)
 
 
-def _dreamer(config: DreamerConfig) -> Dreamer:
+def make_dreamer(config: DreamerConfig, obs: Obs = "vector") -> Dreamer:
     """Return the agent for made-up observations and actions."""
-    observation = specs.Array((OBSERVATION,), np.float32, name="observation")
-    return Dreamer(config, observation, specs.BoundedArray((ACTIONS,), np.float32, -1.0, 1.0, name="action"))
+    action = specs.BoundedArray((ACTIONS,), np.float32, -1.0, 1.0, name="action")
+    return Dreamer(config, SEEN[obs], action)
+
+
+def _like(dreamer: Dreamer, config: DreamerConfig) -> Dreamer:
+    """Return an agent of another config that sees what this one sees."""
+    return make_dreamer(config, "image" if dreamer.model.senses.images else "vector")
 
 
 def _gradient(dreamer: Dreamer, gradient: Any) -> Dreamer:
     """Return the agent with another gradient of the actor."""
     config = dreamer.config
-    return _dreamer(dataclasses.replace(config, behaviour=dataclasses.replace(config.behaviour, gradient=gradient)))
+    behaviour = dataclasses.replace(config.behaviour, gradient=gradient)
+    return _like(dreamer, dataclasses.replace(config, behaviour=behaviour))
 
 
 def _plain(dreamer: Dreamer) -> Dreamer:
     """Return the agent without recomputation, whose operations are those that the method itself asks for."""
-    return _dreamer(_stored(dreamer.config))
+    return _like(dreamer, _stored(dreamer.config))
 
 
 def _stored(config: DreamerConfig) -> DreamerConfig:
@@ -113,7 +128,7 @@ def naive_step(setting: Setting) -> Piece:
 def stored_step(setting: Setting) -> Piece:
     """One update with the dynamics' gradient that stores what its backward pass needs instead of recomputing it."""
     config = dataclasses.replace(setting.config, agent=_stored(setting.config.agent))
-    return train_step(Setting(config), "dynamics")
+    return train_step(dataclasses.replace(setting, config=config), "dynamics")
 
 
 def model_step(setting: Setting) -> Piece:
@@ -203,7 +218,7 @@ def updates_alone(setting: Setting) -> Piece:
 
 def epoch_seeds(setting: Setting) -> Piece:
     """An epoch of eight seeds in one program."""
-    return epoch(Setting(dataclasses.replace(setting.config, seeds=8)))
+    return epoch(dataclasses.replace(setting, config=dataclasses.replace(setting.config, seeds=8)))
 
 
 def evaluation(setting: Setting) -> Piece:

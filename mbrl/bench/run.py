@@ -17,7 +17,6 @@ from mbrl.bench import profile, start, timing
 from mbrl.bench.pieces import BESIDE, PIECES, Piece, Setting
 from mbrl.envs import make_vector
 from mbrl.runner.checks import check
-from mbrl.runner.config import Config
 from mbrl.version import __version__
 
 __all__ = ["NAMES", "measure", "table"]
@@ -40,12 +39,12 @@ class _Timed(NamedTuple):
         return out
 
 
-def measure(names: Sequence[str], config: Config[Any], repeats: int, seconds: float, folder: str = "") -> dict:
+def measure(names: Sequence[str], setting: Setting, repeats: int, seconds: float, folder: str = "") -> dict:
     """Time pieces and return what was found, ready for JSON.
 
     Args:
         names: of ``NAMES``.
-        config: the experiment whose shapes are taken.
+        setting: the experiment whose shapes are taken.
         repeats: calls of each, at most.
         seconds: after which a piece is called no more.
         folder: where a trace of the pieces is left; empty for none.
@@ -55,10 +54,10 @@ def measure(names: Sequence[str], config: Config[Any], repeats: int, seconds: fl
         operations a second as a share of what one large product reaches here. What a piece is timed beside, in turn,
         has its name in ``beside``, its milliseconds, and the ``ratio`` of its time to the piece's.
     """
+    config = setting.config
     check(config)
     make_vector(config.env, 1)  # an environment that is not there is told before anything is timed
     timing.keep_freed_memory()
-    setting = Setting(config)
     peak = timing.matrix_peak()
     rows = [
         start.measure(config) if name == "start" else _row(name, setting, peak, repeats, seconds, folder)

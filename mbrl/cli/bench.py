@@ -26,8 +26,8 @@ class BenchArguments:
     """The agent's size."""
     precision: str = "f32"
     """Numbers the networks compute in, f32 or bf16."""
-    obs: Literal["vector"] = "vector"
-    """What is observed: 24 numbers, with 6 actions, for the pieces that need no environment."""
+    obs: Literal["vector", "image"] = "vector"
+    """What is observed, with 6 actions, by the pieces that need no environment: 24 numbers, or 64 x 64 pixels."""
     env: str = "brax/inverted_pendulum"
     """The environment of `collection`, `epoch` and `evaluation`."""
     batch_size: int = 16
@@ -63,13 +63,15 @@ def run(argv: Sequence[str]) -> int:
     if arguments is None:
         return 0
     from mbrl.bench import run as bench  # brings jax with it, which --help does without
+    from mbrl.bench.pieces import Setting
 
     if arguments.piece not in {"all", *bench.NAMES}:
         raise unknown("piece", arguments.piece, ["all", *bench.NAMES])
     if arguments.repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {arguments.repeats}")
     names = list(bench.NAMES) if arguments.piece == "all" else [arguments.piece]
-    report = bench.measure(names, setting(arguments), arguments.repeats, arguments.seconds, arguments.profile)
+    made = Setting(setting(arguments), arguments.obs)
+    report = bench.measure(names, made, arguments.repeats, arguments.seconds, arguments.profile)
     if not arguments.json:
         print(bench.table(report))
     elif arguments.piece == "all":

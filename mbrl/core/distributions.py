@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import distrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from mbrl.core import parallel
 from mbrl.core.types import PRNGKey
@@ -110,6 +110,50 @@ class SymlogVector(NamedTuple):
     def log_prob(self, value: Float[Array, "*N D"]) -> Float[Array, "*N"]:
         """Minus the squared error in symlog space summed over D, without the Gaussian's constants."""
         return -jnp.square(self.prediction - symlog(value)).sum(-1)
+
+
+class BinaryImage(NamedTuple):
+    """An image of 0 and 1: the probability of 1 of each pixel, from a logit."""
+
+    logits: Float[Array, "*N H W C"]
+
+    def mean(self) -> Float[Array, "*N H W C"]:
+        """The probabilities of 1."""
+        return jax.nn.sigmoid(self.logits)
+
+    def log_prob(self, value: Real[Array, "*N H W C"]) -> Float[Array, "*N"]:
+        """Log-likelihood in nats, summed over the image."""
+        value = value.astype(jnp.float32)
+        # One softplus instead of the two of a cross-entropy written out.
+        return (value * self.logits - jax.nn.softplus(self.logits)).sum((-3, -2, -1))
+
+
+class ColourImage(NamedTuple):
+    """An image of bytes, predicted in [0, 1] with unit variance (Hafner et al. 2023)."""
+
+    prediction: Float[Array, "*N H W C"]  # in [0, 1]
+
+    def mean(self) -> Float[Array, "*N H W C"]:
+        """The prediction in bytes' units, 0 to 255."""
+        return 255 * self.prediction
+
+    def log_prob(self, value: Real[Array, "*N H W C"]) -> Float[Array, "*N"]:
+        """Minus the squared error in [0, 1] summed over the image, without the Gaussian's constants."""
+        return -jnp.square(self.prediction - value.astype(jnp.float32) / 255).sum((-3, -2, -1))
+
+
+class LaplaceImage(NamedTuple):
+    """An image of bytes, predicted in [0, 1] with unit scale: errors count by their size, not by its square."""
+
+    prediction: Float[Array, "*N H W C"]  # in [0, 1]
+
+    def mean(self) -> Float[Array, "*N H W C"]:
+        """The prediction in bytes' units, 0 to 255."""
+        return 255 * self.prediction
+
+    def log_prob(self, value: Real[Array, "*N H W C"]) -> Float[Array, "*N"]:
+        """Minus the absolute error in [0, 1] summed over the image, without the Laplacian's constants."""
+        return -jnp.abs(self.prediction - value.astype(jnp.float32) / 255).sum((-3, -2, -1))
 
 
 def mix_uniform(logits: Float[Array, "*N K"], share: float) -> Float[Array, "*N K"]:

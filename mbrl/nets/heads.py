@@ -7,31 +7,28 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from dm_env import specs
 from jaxtyping import Array, Float
 
 from mbrl.core.distributions import SymlogVector, symlog
 from mbrl.core.errors import UserError
 from mbrl.core.types import Spec, as_dict
 from mbrl.nets.blocks import MLP, fan_in_init
+from mbrl.nets.images import is_image
 from mbrl.nets.precision import multiply_in
 
 
 def vector_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every vector-valued key, in sorted order.
+    """Return the shape of every key that is no image, in sorted order."""
+    parts = sorted(as_dict(spec).items())
+    return {name: tuple(part.shape) for name, part in parts if not is_image(part)}
 
-    Raises:
-        UserError: for a key that is an image; only vectors can be encoded yet.
-    """
-    shapes = {}
+
+def refuse_images(spec: Spec) -> None:
+    """Raise a UserError for a key that is an image, on behalf of models that read vectors alone."""
     for name, part in sorted(as_dict(spec).items()):
-        assert isinstance(part, specs.Array)
-        if part.dtype == np.uint8 and len(part.shape) == 3:
-            raise UserError(
-                f"observation {name!r} is an image {part.shape}; this world model reads vectors (float arrays)"
-            )
-        shapes[name] = tuple(part.shape)
-    return shapes
+        if is_image(part):
+            shape = tuple(part.shape)
+            raise UserError(f"observation {name!r} is an image {shape}; this world model reads vectors (float arrays)")
 
 
 class VectorEncoder(nn.Module):

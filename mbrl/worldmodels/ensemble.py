@@ -36,7 +36,7 @@ from mbrl.core.types import (
     as_dict,
 )
 from mbrl.nets.blocks import BlockDense
-from mbrl.nets.heads import vector_shapes
+from mbrl.nets.heads import refuse_images, vector_shapes
 from mbrl.nets.precision import Precision, dtype_of
 from mbrl.worldmodels.base import Dream, ModelOutput, Policy, Posterior, Prediction, into_box, roll, weigh
 
@@ -136,6 +136,7 @@ class Ensemble:
             UserError: for values outside their range, image observations, or a precision that the device lacks.
         """
         check(config)
+        refuse_images(observation_spec)
         self.config = config
         self.shapes = vector_shapes(observation_spec)
         self.sizes = {name: math.prod(shape) for name, shape in self.shapes.items()}

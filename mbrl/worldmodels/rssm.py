@@ -1,4 +1,4 @@
-"""The recurrent state-space model of DreamerV3 for vector observations.
+"""The recurrent state-space model of DreamerV3, for vectors and images.
 
 Symbols (Hafner et al. 2023, eq. 3-6): h = deter, z = stoch, x = observation, a = action, r = reward, c = discount.
     sequence model  h_t = f(h_{t-1}, z_{t-1}, a_{t-1})      prior      z_t ~ p(z_t | h_t)
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -19,21 +20,15 @@ from jaxtyping import Array, Bool, Float
 
 from mbrl.core.distributions import Bernoulli, TwoHot
 from mbrl.core.errors import UserError, unknown
-from mbrl.core.types import (
-    Observation,
-    Params,
-    PRNGKey,
-    Scalar,
-    Sequence,
-    Spec,
-    TimeStep,
-    action_dim,
-    as_dict,
-)
+from mbrl.core.types import Observation, Params, PRNGKey, Scalar, Sequence, Spec, TimeStep, action_dim
 from mbrl.nets.blocks import BlockGRU
-from mbrl.nets.heads import Head, VectorDecoder, VectorEncoder, vector_shapes
+from mbrl.nets.heads import Head
+from mbrl.nets.images import ImageConfig
 from mbrl.nets.precision import Precision, dtype_of
+from mbrl.worldmodels import alignment
+from mbrl.worldmodels.alignment import AlignmentConfig, Objective, misalignment
 from mbrl.worldmodels.base import Dream, ModelOutput, Policy, Posterior, Prediction, into_box, roll, weigh
+from mbrl.worldmodels.senses import Senses, SensesConfig
 from mbrl.worldmodels.stochastic import Categorical, Gaussian, Stochastic
 
 
@@ -58,9 +53,16 @@ class RSSMConfig:
     unimix: float = 0.01
     """Share of uniform mixed into every categorical, so that no KL is infinite."""
     encoder_layers: int = 3
-    """Layers of the encoder."""
+    """Layers of the vectors' encoder."""
     decoder_layers: int = 3
-    """Layers of the decoder."""
+    """Layers of the vectors' decoder."""
+    images: ImageConfig = ImageConfig()
+    """Encoders and decoders of images."""
+    objective: Objective = "reconstruction"
+    """What teaches the encoder: drawing what was seen, or telling it from other steps (`infonce`, `barlow`); then
+    decoders learn beside the model, without a say in it."""
+    alignment: AlignmentConfig = AlignmentConfig()
+    """The losses without reconstruction."""
     prior_layers: int = 2
     """Layers between h and the prior."""
     posterior_layers: int = 1
@@ -82,7 +84,7 @@ class RSSMConfig:
     discount_scale: float = 1.0
     """Weight of the discount loss."""
     remat: bool = True
-    """Recompute the recurrent steps in the backward pass instead of storing what they computed."""
+    """Recompute recurrent steps and images in the backward pass instead of storing what was computed of them."""
 
 
 # What each number is at least.
@@ -127,6 +129,7 @@ def check(config: RSSMConfig) -> None:
         raise UserError(f"worldmodel.bins must be odd and at least 3; got {config.bins}")
     if not 0 <= config.unimix < 1:
         raise UserError(f"worldmodel.unimix must lie in [0, 1); got {config.unimix}")
+    alignment.check(config.objective, config.alignment)
     if config.latent == "categorical" and not 2 <= classes <= 256:
         raise UserError(f"worldmodel.classes must lie between 2 and 256; got {classes}")
 
@@ -152,30 +155,35 @@ class RSSM:
 
         Args:
             config: with every size filled in.
-            observation_spec: of one environment; vectors only.
+            observation_spec: of one environment; bytes [H, W, C] are images, all else are vectors.
             action_spec: of one environment.
             precision: of the numbers that the networks multiply.
 
         Raises:
-            UserError: for sizes that do not divide, image observations, or a precision that the device lacks.
+            UserError: for sizes that do not divide, images that cannot be halved, or a precision that the device lacks.
         """
         check(config)
         deter, units = config.deter or 0, config.units or 0
         self.config = config
-        self.shapes = vector_shapes(observation_spec)
         self.actions = action_dim(action_spec)
         self.stochastic = make_stochastic(config)
         self.deter = deter
         dtype, hidden = dtype_of(precision), config.hidden or 0
+        layers = config.encoder_layers, config.decoder_layers
+        senses = SensesConfig(config.images, layers, units, config.blocks, config.remat)
+        self.senses = Senses(observation_spec, senses, dtype)
+        aligned = config.alignment.size
         self.nets: dict[str, nn.Module] = {
-            "encoder": VectorEncoder(tuple(self.shapes), config.encoder_layers, units, dtype),
+            **self.senses.encoders,
             "dynamics": BlockGRU(hidden, config.blocks, dtype),
             "prior": Head(config.prior_layers, hidden, self.stochastic.outputs, dtype=dtype),
             "posterior": Head(config.posterior_layers, hidden, self.stochastic.outputs, dtype=dtype),
-            "decoder": VectorDecoder(tuple(self.shapes.items()), config.decoder_layers, units, dtype),
+            **self.senses.decoders,
             "reward": Head(config.head_layers, units, config.bins, outscale=0.0, dtype=dtype),
             "discount": Head(config.head_layers, units, 1, dtype=dtype),
         }
+        if config.objective != "reconstruction":
+            self.nets |= {name: Head(1, units, aligned, dtype=dtype) for name in ("predictor", "projector")}
         self.weights = {
             "reconstruction": config.reconstruction_scale,
             "reward": config.reward_scale,
@@ -183,19 +191,23 @@ class RSSM:
             "dynamics": config.dynamics_scale,
             "representation": config.representation_scale,
         }
+        if config.objective != "reconstruction":
+            self.weights["alignment"] = config.alignment.scale
 
     def init(self, key: PRNGKey) -> Params:
         """Draw parameters, one entry per network."""
-        latent, token = self.initial(1), jnp.zeros((1, self.config.units or 0))
+        latent = self.initial(1)
         features = self.features(latent)
-        inputs = {
-            "encoder": ({k: jnp.zeros((1, *shape)) for k, shape in self.shapes.items()}, (1,)),
+        inputs = self.senses.inputs(latent.deter, latent.stoch)
+        token = jnp.zeros((1, self.senses.width))
+        inputs |= {
             "dynamics": (latent.deter, latent.stoch, jnp.zeros((1, self.actions))),
             "prior": (latent.deter,),
             "posterior": (jnp.concatenate([latent.deter, token], -1),),
-            "decoder": (features,),
             "reward": (features,),
             "discount": (features,),
+            "predictor": (features,),
+            "projector": (token,),
         }
         keys = jax.random.split(key, len(self.nets))
         named = zip(keys, self.nets.items(), strict=True)
@@ -219,6 +231,12 @@ class RSSM:
 
     def observe(self, params: Params, key: PRNGKey, latent: Latent, sequence: Sequence) -> Posterior:
         """Filter ``sequence [T + 1, B]`` from the latent after its first step."""
+        return self._observe(params, key, latent, sequence)[0]
+
+    def _observe(
+        self, params: Params, key: PRNGKey, latent: Latent, sequence: Sequence
+    ) -> tuple[Posterior, Float[Array, "T B U"]]:
+        """Filter a sequence; return what was seen as tokens, too."""
         timestep = jax.tree.map(lambda x: x[1:], sequence.timestep)
         lead = timestep.reward.shape
         token = self._encode(params, timestep.observation, lead)
@@ -229,7 +247,7 @@ class RSSM:
             return latent, (latent, statistics)
 
         inputs = (sequence.action[:-1], token, timestep.first(), noise)
-        return Posterior(*jax.lax.scan(self._recompute(body), latent, inputs)[1])
+        return Posterior(*jax.lax.scan(self._recompute(body), latent, inputs)[1]), token
 
     def imagine(
         self, params: Params, key: PRNGKey, latent: Latent, policy: Policy | Array, horizon: int
@@ -250,7 +268,7 @@ class RSSM:
         return Prediction(
             reward=TwoHot(self._apply(params, "reward", features)),
             discount=Bernoulli(logits=self._apply(params, "discount", features)[..., 0]),
-            observation=self._apply(params, "decoder", features),
+            observation=self.senses.expect(partial(self._apply, params), *latent),
         )
 
     def loss(self, params: Params, key: PRNGKey, sequence: Sequence) -> tuple[Scalar, ModelOutput]:
@@ -258,22 +276,28 @@ class RSSM:
 
         The first step is context: its stored latent starts the filter and it is not trained on.
         """
+        if self.senses.shift:
+            key, shift_key = jax.random.split(key)
+            sequence = self.senses.shifted(shift_key, sequence)
         start = self.unpack(jax.tree.map(lambda x: x[0], sequence.context))
-        posterior = self.observe(params, key, start, sequence)
+        posterior, token = self._observe(params, key, start, sequence)
         prior = self._prior(params, posterior.latent.deter)
         prediction = self.predict(params, posterior.latent)
         target = jax.tree.map(lambda x: x[1:], sequence.timestep)
-        observation = as_dict(target.observation)
         dynamics, representation, raw_kl = self._balanced_kl(posterior.statistics, prior)
-        flat = {name: observation[name].reshape((*target.reward.shape, -1)) for name in self.shapes}
-        fits = [-head.log_prob(flat[name].astype(jnp.float32)) for name, head in prediction.observation.items()]
+        lead, generative = target.reward.shape, self.config.objective == "reconstruction"
+        expected = prediction.observation
+        if not generative:
+            expected = self.senses.expect(partial(self._apply, params), *jax.lax.stop_gradient(posterior.latent))
         losses = {
-            "reconstruction": jnp.stack(fits).sum(0),
+            "reconstruction": self.senses.misfit(expected, target.observation, lead),
             "reward": -prediction.reward.log_prob(target.reward),
             "discount": -prediction.discount.log_prob(target.discount),
             "dynamics": dynamics,
             "representation": representation,
         }
+        if not generative:
+            losses["alignment"] = self._misalignment(params, posterior.latent, token)
         metrics = {
             "model/kl": raw_kl.mean(),
             "model/prior_entropy": self.stochastic.entropy(prior).mean(),
@@ -300,7 +324,12 @@ class RSSM:
         return self.nets[name].apply({"params": params[name]}, *inputs)
 
     def _encode(self, params: Params, observation: Observation, lead: tuple[int, ...]) -> Float[Array, "*N U"]:
-        return self._apply(params, "encoder", as_dict(observation), lead)
+        return self.senses.token(partial(self._apply, params), observation, lead)
+
+    def _misalignment(self, params: Params, latent: Latent, token: Float[Array, "T B U"]) -> Float[Array, "T B"]:
+        predicted = self._apply(params, "predictor", self.features(latent))
+        projected = self._apply(params, "projector", token)
+        return misalignment(self.config.objective, self.config.alignment, predicted, projected)
 
     def _advance(self, params: Params, latent: Latent, action: Float[Array, "*N A"]) -> Float[Array, "*N D"]:
         return self._apply(params, "dynamics", latent.deter, latent.stoch, into_box(action))

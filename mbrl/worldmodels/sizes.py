@@ -17,15 +17,16 @@ class Widths(NamedTuple):
     deter: int  # deterministic state
     units: int  # every hidden layer, inside the dynamics and in the heads
     classes: int  # per categorical variable
+    depth: int  # unit of channels in convolutions
 
 
 SIZES: dict[str, Widths] = {
-    "nano": Widths(128, 32, 4),
-    "1m": Widths(512, 64, 4),
-    "12m": Widths(2048, 256, 16),
-    "25m": Widths(3072, 384, 24),
-    "50m": Widths(4096, 512, 32),
-    "100m": Widths(6144, 768, 48),
-    "200m": Widths(8192, 1024, 64),
-    "400m": Widths(12288, 1536, 96),
+    "nano": Widths(128, 32, 4, 2),
+    "1m": Widths(512, 64, 4, 4),
+    "12m": Widths(2048, 256, 16, 16),
+    "25m": Widths(3072, 384, 24, 24),
+    "50m": Widths(4096, 512, 32, 32),
+    "100m": Widths(6144, 768, 48, 48),
+    "200m": Widths(8192, 1024, 64, 64),
+    "400m": Widths(12288, 1536, 96, 96),
 }

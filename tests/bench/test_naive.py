@@ -1,18 +1,21 @@
 """The fast train step against the same step written plainly, on the same noise."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dm_env import specs
 
-from mbrl.agents.dreamer import DreamerConfig
+from mbrl.agents.dreamer import Dreamer, DreamerConfig
 from mbrl.behaviours.actor_critic import ActorCriticConfig
 from mbrl.bench.naive import Chance, Naive, gumbel_one_hot, two_hot_loss, two_hot_mean
-from mbrl.bench.pieces import _dreamer, experience
+from mbrl.bench.pieces import experience, make_dreamer
 from mbrl.core.distributions import TwoHot, straight_through
 from mbrl.core.optim import OptimConfig
+from mbrl.nets.images import ImageConfig
 from mbrl.worldmodels.rssm import RSSMConfig
 
 STEPS, BATCH, HORIZON = 40, 2, 3  # long enough for the border of an episode
@@ -29,7 +32,7 @@ CONFIG = DreamerConfig(
 @pytest.fixture(scope="module")
 def both():
     """The agent, its plain counterpart, a state in which no head is silent, and experience."""
-    dreamer = _dreamer(CONFIG)
+    dreamer = make_dreamer(CONFIG)
     state = jax.jit(dreamer.init)(jax.random.key(0))
     noise = lambda x, key: x + 0.3 * jax.random.normal(key, x.shape)
     keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(state.params)))
@@ -65,11 +68,31 @@ def test_loss_and_gradient_are_the_same(both):
         np.testing.assert_allclose(grad, other, rtol=2e-3, atol=2e-5 * np.abs(other).max(), err_msg=str(path))
 
 
+@pytest.mark.parametrize("sampling", ["pool", "stride"])
+def test_images_are_read_and_drawn_the_same(sampling):
+    images = ImageConfig(depth=2, multiples=(1, 2), sampling=sampling)
+    spec = {"eye": specs.BoundedArray((16, 16, 1), np.uint8, 0, 1), "arm": specs.Array((3,), np.float32)}
+    config = dataclasses.replace(CONFIG, worldmodel=dataclasses.replace(CONFIG.worldmodel, images=images))
+    dreamer = Dreamer(config, spec, specs.BoundedArray((1,), np.float32, -1.0, 1.0))
+    senses = dreamer.model.senses
+    params = jax.jit(dreamer.model.init)(KEY)
+    plainly = Naive(dreamer).plainly(params)
+    seen = {"eye": jax.random.bernoulli(KEY, 0.3, (8, 16, 16, 1)).astype(jnp.uint8), "arm": jnp.ones((8, 3))}
+    deter, stoch = jax.random.normal(KEY, (8, 16)), jax.random.normal(KEY, (8, 12))
+
+    def both(apply):
+        drawn = senses.expect(apply, deter, stoch)
+        return senses.token(apply, seen, (8,)), senses.misfit(drawn, seen, (8,)), drawn["eye"].mean()
+
+    for one, two in zip(both(partial(dreamer.model._apply, params)), both(plainly), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
 def test_optimisers_step_alike(both):
     """A hundred small tensors or one matrix: the same steps, also while the learning rate warms up."""
     _, _, state, _ = both
     config = dataclasses.replace(CONFIG, optim=OptimConfig(learning_rate=1e-2, warmup=3))
-    fast, plain = _dreamer(config).optimiser, Naive(_dreamer(config)).optimiser
+    fast, plain = make_dreamer(config).optimiser, Naive(make_dreamer(config)).optimiser
     kept, other = fast.init(state.params), plain.init(state.params)
     for scale in (1.0, -0.3, 5.0):
         grads = jax.tree.map(lambda x, scale=scale: scale * x, state.params)
@@ -101,7 +124,7 @@ def test_recomputing_changes_no_number(both):
     for remat in (True, False):
         worldmodel = dataclasses.replace(CONFIG.worldmodel, remat=remat)
         behaviour = dataclasses.replace(CONFIG.behaviour, gradient="dynamics")
-        other = _dreamer(dataclasses.replace(CONFIG, worldmodel=worldmodel, behaviour=behaviour))
+        other = make_dreamer(dataclasses.replace(CONFIG, worldmodel=worldmodel, behaviour=behaviour))
         grad = jax.grad(lambda params, other=other: other._loss(params, state, KEY, sequence)[0])
         found.append(jax.jit(grad)(state.params))
     for one, two in zip(*map(jax.tree.leaves, found), strict=True):

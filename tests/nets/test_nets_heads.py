@@ -5,7 +5,7 @@ import pytest
 from dm_env import specs
 
 from mbrl.core.errors import UserError
-from mbrl.nets.heads import Head, VectorDecoder, VectorEncoder, vector_shapes
+from mbrl.nets.heads import Head, VectorDecoder, VectorEncoder, refuse_images, vector_shapes
 
 SHAPES = (("arm", (2,)), ("grid", (2, 3)), ("time", ()))
 
@@ -26,9 +26,11 @@ def test_shapes_are_sorted_by_name():
 def test_images_are_refused_in_a_sentence():
     spec = {"camera": specs.Array((64, 64, 3), np.uint8), "joints": specs.Array((4,), np.float32)}
     with pytest.raises(UserError) as error:
-        vector_shapes(spec)
+        refuse_images(spec)
     sentence = "observation 'camera' is an image (64, 64, 3); this world model reads vectors (float arrays)"
     assert str(error.value) == sentence
+    assert vector_shapes(spec) == {"joints": (4,)}
+    refuse_images(spec["joints"])
 
 
 @pytest.mark.parametrize("lead", [(), (2, 3)])

@@ -314,7 +314,7 @@ def test_weights_need_the_names_of_the_losses():
 
 def test_a_plain_array_is_an_observation_too():
     model = RSSM(CONFIG, specs.Array((3,), np.float32), specs.DiscreteArray(5))
-    assert (model.shapes, model.actions) == ({"state": (3,)}, 5)
+    assert (model.senses.vectors, model.actions) == ({"state": (3,)}, 5)
     shapes = jax.eval_shape(model.init, KEY)
     timestep = sequence(model, np.full((1, 2), FIRST, np.int32)).timestep._replace(observation=jnp.zeros((1, 2, 3)))
     timestep = jax.tree.map(lambda x: x[0], timestep)
@@ -358,7 +358,7 @@ def test_bad_values_are_refused_in_a_sentence(changes, sentence):
 
 def test_every_number_of_the_config_is_checked():
     for field in dataclasses.fields(RSSMConfig):
-        if field.name not in {"latent", "remat"}:
+        if field.name not in {"latent", "remat", "images", "objective", "alignment"}:
             bad = -1.0 if "float" in str(field.type) else -1
             with pytest.raises(UserError, match=f"worldmodel.{field.name} "):
                 check(dataclasses.replace(CONFIG, **{field.name: bad}))
