@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mbrl.core.errors import UserError
 from mbrl.core.types import LAST, MID, PRNGKey, TimeStep, restart
@@ -57,7 +57,7 @@ class Probe(abc.ABC):
         """Start an episode."""
         key, draw = jax.random.split(key)
         state = ProbeState(jnp.int32(0), self.draw(draw), jnp.float32(0), key)
-        return state, restart(self._observe(state))
+        return state, restart(self.observe(state))
 
     def step(self, state: ProbeState, action: Array) -> tuple[ProbeState, TimeStep]:
         """Take one step."""
@@ -67,9 +67,10 @@ class Probe(abc.ABC):
         state = ProbeState(state.time + 1, context, owed, key)
         goes_on &= state.time < self.length
         step_type = jnp.where(goes_on, MID, LAST).astype(jnp.int32)
-        return state, TimeStep(step_type, reward, goes_on.astype(jnp.float32), self._observe(state))
+        return state, TimeStep(step_type, reward, goes_on.astype(jnp.float32), self.observe(state))
 
-    def _observe(self, state: ProbeState) -> Float[Array, "D"]:
+    def observe(self, state: ProbeState) -> Array:
+        """Return what is seen, and the time."""
         return jnp.append(self.look(state), state.time / self.length).astype(jnp.float32)
 
     def draw(self, key: PRNGKey) -> Float[Array, ""]:
@@ -130,6 +131,43 @@ class Action(Probe):
     def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
         """Sign times action."""
         return state.context * _push(action), state.owed, jnp.bool_(True)
+
+
+class Sight(Action):
+    """The action times the sign that a picture shows: 1 for a lying bar of four pixels, -1 for a standing one.
+
+    Optimal return 10, random 0. The bar fills a row, or a column, of the 4 x 4 pixels in the middle of 8 x 8, anew in
+    every step. Each of these is as bright for one sign as for the other: only its neighbours tell, and nothing else is
+    seen.
+    """
+
+    side: ClassVar[int] = 8
+    bar: ClassVar[int] = 4
+
+    @property
+    def observation_spec(self) -> specs.Array:
+        """A binary image."""
+        return specs.BoundedArray((self.side, self.side, 1), np.uint8, 0, 1, name="image")
+
+    def draw(self, key: PRNGKey) -> Float[Array, ""]:
+        """Draw a bar: its row or column, counted from 1, with the sign of how it lies."""
+        key, sign_key = jax.random.split(key)
+        line = jax.random.randint(key, (), 1, self.bar + 1)
+        return jax.random.rademacher(sign_key, (), jnp.float32) * line
+
+    def observe(self, state: ProbeState) -> UInt8[Array, "H W 1"]:
+        """Return the picture."""
+        pixels = jnp.arange(self.side) - (self.side - self.bar) // 2
+        lying = (pixels == jnp.abs(state.context) - 1)[:, None] & ((pixels >= 0) & (pixels < self.bar))[None]
+        return jnp.where(state.context > 0, lying, lying.T)[..., None].astype(jnp.uint8)
+
+    def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+        """Sign times action."""
+        return super().outcome(state._replace(context=jnp.sign(state.context)), action)
+
+    def best(self, state: ProbeState) -> Array:
+        """The sign."""
+        return jnp.sign(state.context)[None]
 
 
 class Delayed(Probe):

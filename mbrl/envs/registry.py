@@ -30,6 +30,7 @@ ENVS: dict[str, Callable[..., Environment] | HostEnv] = {
     "probe/discrete": probes.Discrete,
     "probe/exact": probes.Exact,
     "probe/reward": probes.Reward,
+    "probe/sight": probes.Sight,
     "probe/terminal": probes.Terminal,
 }
 

@@ -13,9 +13,9 @@ from mbrl.worldmodels.sizes import SIZES
 OBSERVATION, ACTION = specs.Array((24,), np.float32), specs.BoundedArray((6,), np.float32, -1.0, 1.0)
 
 
-def counts(config):
+def counts(config, observation=OBSERVATION):
     """Return how many numbers each network has, without drawing any."""
-    params = jax.eval_shape(Dreamer(config, OBSERVATION, ACTION).init, jax.random.key(0)).params
+    params = jax.eval_shape(Dreamer(config, observation, ACTION).init, jax.random.key(0)).params
     networks = params["model"] | {"actor": params["actor"], "critic": params["critic"]}
     return {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(net)) for name, net in networks.items()}
 
@@ -37,6 +37,14 @@ def test_the_dynamics_by_hand():
 def test_as_many_parameters_as_dreamer_v3(size, published):
     # Counted in danijar/dreamerv3 itself, the slow critic left out: not one more or less.
     assert sum(counts(DreamerConfig(size=size)).values()) == published
+
+
+def test_as_many_parameters_as_dreamer_v3_with_images():
+    image = specs.BoundedArray((64, 64, 3), np.uint8, 0, 255)
+    found = counts(DreamerConfig(size="1m"), image)
+    assert sum(found.values()) == 686_846
+    # Kernels of 5 x 5 from 3 channels to 8, 12, 16, 16; a bias and a norm scale each.
+    assert found["encoder_state"] == 25 * (3 * 8 + 8 * 12 + 12 * 16 + 16 * 16) + 2 * (8 + 12 + 16 + 16)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from dm_env import specs
 from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, LAST, MID
 from mbrl.envs import ENVS
-from mbrl.envs.probes import Cue, Delayed, Terminal
+from mbrl.envs.probes import Cue, Delayed, ProbeState, Sight, Terminal
 
+KEY = jax.random.key(0)
 PROBES = sorted(name for name in ENVS if name.startswith("probe/"))
 
 
@@ -61,8 +62,9 @@ def test_the_best_policy_earns_the_optimal_return_and_is_terminated(name):
     assert alive.all()
     assert steps.step_type[0].tolist() == [FIRST, *[MID] * (env.length - 1), LAST]
     assert steps.discount[0].tolist() == [1] * env.length + [0]
-    times = np.arange(env.length + 1) / env.length
-    np.testing.assert_allclose(steps.observation[0, :, -1], times, rtol=1e-6)
+    if name != "probe/sight":
+        times = np.arange(env.length + 1) / env.length
+        np.testing.assert_allclose(steps.observation[0, :, -1], times, rtol=1e-6)
     env.observation_spec.validate(np.asarray(steps.observation[0, 0]))
 
 
@@ -109,3 +111,16 @@ def test_taking_at_once_earns_one_and_waiting_for_ever_five():
     env = Terminal()
     assert returns(env, lambda *_: jnp.ones(1), 1) == 1
     assert returns(env, lambda *_: -jnp.ones(1), 1) == 5
+
+
+def test_the_sight_probe_shows_bars_that_no_single_pixel_tells_apart():
+    env, zero = Sight(), jnp.float32(0)
+    show = lambda context: np.asarray(env.observe(ProbeState(jnp.int32(0), jnp.float32(context), zero, KEY)))[..., 0]
+    lying, standing = (np.stack([show(sign * line) for line in range(1, 5)]) for sign in (1, -1))
+    assert np.argwhere(lying[0]).tolist() == [[2, 2], [2, 3], [2, 4], [2, 5]]
+    assert np.argwhere(standing[3]).tolist() == [[2, 5], [3, 5], [4, 5], [5, 5]]
+    np.testing.assert_array_equal(lying.sum(0), standing.sum(0))
+    assert lying.sum(0).max() == 1
+    np.testing.assert_array_equal(env.best(ProbeState(jnp.int32(0), jnp.float32(-3), zero, KEY)), [-1])
+    drawn = jax.vmap(env.draw)(jax.random.split(KEY, 200))
+    assert sorted(set(np.asarray(drawn).tolist())) == [-4, -3, -2, -1, 1, 2, 3, 4]

@@ -20,6 +20,7 @@ from mbrl.envs import make, make_vector
 from mbrl.envs.config import EnvConfig
 from mbrl.envs.wrappers import unwrap
 from mbrl.evaluation.rollout import make_evaluate, make_record
+from mbrl.nets.images import ImageConfig, ImageEncoder
 from mbrl.replay.config import ReplayConfig
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import make_program
@@ -30,7 +31,8 @@ pytestmark = pytest.mark.learning
 # The probes have one or two bits of state. Each latent variable beyond what they need is noise that hides the product
 # of sign and action from the reward head: with eight variables of four classes the cue takes thousands of updates.
 MODEL = RSSMConfig(
-    deter=128, hidden=64, units=64, stoch=4, classes=2, bins=127, encoder_layers=1, decoder_layers=1
+    deter=128, hidden=64, units=64, stoch=4, classes=2, bins=127, encoder_layers=1, decoder_layers=1,
+    images=ImageConfig(depth=4),
 )
 # A probe's returns say nothing until the model has found that product; the entropy keeps the actor undecided till then.
 BEHAVIOUR = ActorCriticConfig(horizon=5, bins=127, entropy=3e-2, actor_layers=2, critic_layers=2)
@@ -44,7 +46,7 @@ CONFIG = Config(
 )
 
 # 256 updates come with 640 env steps. Most probes are solved after 512 of them, all of these after 768.
-STEPS = {"cue": 5120, "delayed@12": 5120, "exact": 5120}
+STEPS = {"cue": 5120, "sight": 5120, "delayed@12": 5120, "exact": 5120}
 
 
 def train(name, latent="categorical"):
@@ -74,7 +76,7 @@ def play(name, latent="categorical"):
 
 
 # What is enough; for the discrete probe, one choice in a hundred is random by unimix, and the model errs now and then.
-SOLVED = {"action": 0.9, "delayed@12": 0.8, "cue": 0.8, "terminal": 0.8, "discrete": 0.75}
+SOLVED = {"action": 0.9, "sight": 0.8, "delayed@12": 0.8, "cue": 0.8, "terminal": 0.8, "discrete": 0.75}
 
 
 @pytest.mark.parametrize("name", SOLVED)
@@ -93,6 +95,13 @@ def test_action_probe_notices_actions_that_are_dreamt_in_reverse(monkeypatch):
     reverse = lambda policy: lambda latent, key: -policy(latent, key)
     monkeypatch.setattr(RSSM, "imagine", lambda s, p, k, z, policy, h: imagine(s, p, k, z, reverse(policy), h))
     assert play("action") < 0.5
+
+
+def test_sight_probe_notices_blindness(monkeypatch):
+    """An encoder that is shown nothing leaves nothing to go by."""
+    see = ImageEncoder.__call__
+    monkeypatch.setattr(ImageEncoder, "__call__", lambda s, image: see(s, jnp.zeros_like(image)))
+    assert play("sight") < 0.5
 
 
 def test_cue_probe_notices_a_filter_without_memory(monkeypatch):
