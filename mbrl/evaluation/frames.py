@@ -104,8 +104,9 @@ def assess_frames(recorded: Recorded, context: int, horizon: int, positions: Pos
         for name, guess in guesses.items():
             rows.setdefault(name, []).append(_score(guess, real, counted, recorded.top, honest=name == "model"))
         error[k - 1] = np.where(counted, _squares(guesses["model"], real), 0)
-        for name, guess in (guesses | {"floor": real}).items() if far else ():
-            distance.setdefault(name, []).append(far(guess, counted, step))
+        if far is not None:
+            for name, guess in (guesses | {"floor": real}).items():
+                distance.setdefault(name, []).append(far(guess, counted, step))
     curves = {name: Curve(*np.array(scores).T) for name, scores in rows.items()}
     found = positions and PositionScore(positions.bodies, {name: np.stack(x) for name, x in distance.items()})
     return FrameScore(curves, ahead.sum(axis=1), error, found)
