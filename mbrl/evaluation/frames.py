@@ -11,9 +11,10 @@ are clipped to it. Bits are per dimension, that is per pixel and channel:
   The model's p is taken at its word. The baselines' frames are no probabilities; they become some by a + b x with the
   two numbers that fit best, in hindsight, at each horizon (for a copy: how often what is on stays on, and what is
   off comes on), which favours them.
-- **colours**: the discretised logistic of Salimans et al. 2017 (PixelCNN++, equation 2) around the prediction, which
-  gives each of the 256 values its share of the mass. Its one scale is fitted, in hindsight, for each predictor and
-  each horizon: a prediction is judged by its mean alone, and one number for a million of pixels is no advantage.
+- **colours**: the discretised logistic of Salimans et al. 2017 (PixelCNN++, equation 2) around the prediction, mixed
+  with the uniform distribution over the 256 values: most pixels are a background that is met exactly, and what moves
+  over it is no tail of a logistic. The scale and the share of the mixture are fitted, in hindsight, for each predictor
+  and each horizon: a prediction is judged by its mean alone, and two numbers for a million of pixels are no advantage.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real, UInt8
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit
 
 from mbrl.evaluation import folds
@@ -35,8 +36,8 @@ from mbrl.evaluation.positions import Positions, PositionScore, distances, make_
 
 CLIP = 1e-4  # probabilities of binary images keep this distance from 0 and 1
 _SMALL = 32  # below as many pixels a side, similarity is measured in smaller windows
-_FITTED = 1 << 15  # pixels that the scale of the logistic is fitted on, at most
-_SCALES = (1 / 16, 256.0)  # between which it lies, in steps of the 256 values
+_FITTED = 1 << 13  # pixels that the logistic's scale and the uniform share are fitted on, at most
+_SCALES, _SHARES = (1 / 16, 256.0), (1e-6, 1.0)  # between which they lie; the scale in steps of the 256 values
 
 
 class Recorded(NamedTuple):
@@ -191,29 +192,41 @@ def _as_probability(x: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def colour_bits(mean: Float[np.ndarray, "*N"], real: Float[np.ndarray, "*N"]) -> float:
-    """Return the bits of values 0..255 under the discretised logistic around ``mean`` whose scale fits best."""
-    error, edge = (np.asarray(real, np.float64) - mean).ravel(), np.asarray(real).ravel()
-    if not np.isfinite(error).all():
+    """Return the mean bits of values 0..255 by ``logistic_bits``, with the scale and the share that fit best."""
+    mean, real = np.ravel(mean), np.ravel(real)
+    if not np.isfinite(mean).all():
         return np.nan
-    few = folds.evenly(error.size, _FITTED)
-    cost = lambda log_scale: logistic_bits(error[few], edge[few], np.exp(log_scale))
-    fit = minimize_scalar(cost, bounds=np.log(_SCALES), method="bounded", options={"xatol": 0.01})
-    return logistic_bits(error, edge, float(np.exp(fit.x)))
+    few = folds.evenly(real.size, _FITTED)
+    cost = lambda x: logistic_bits(mean[few], real[few], *_scale_and_share(x))
+    start = np.array([np.log(1 + np.abs(real[few] - mean[few]).mean()), -2.0])
+    best = minimize(cost, start, method="Nelder-Mead", options={"xatol": 0.02, "fatol": 1e-4, "maxiter": 150}).x
+    return logistic_bits(mean, real, *_scale_and_share(best))
 
 
-def logistic_bits(error: Float[np.ndarray, "S"], real: Real[np.ndarray, "S"], scale: float) -> float:
-    """Return the mean bits of values, integers in 0..255, that lie ``error`` above a logistic's mean.
+def _scale_and_share(x: np.ndarray) -> tuple[float, float]:
+    scale, share = np.clip(np.exp(x[0]), *_SCALES), np.clip(expit(x[1]), *_SHARES)
+    return float(scale), float(share)
 
-    The mass of a value v is that between v - 1/2 and v + 1/2; of 0 and 255, all below and all above as well.
+
+def logistic_bits(
+    mean: Float[np.ndarray, "S"], real: Float[np.ndarray, "S"], scale: float, share: float = 0.0
+) -> float:
+    """Return the mean bits of values, integers in 0..255, under a discretised logistic mixed with a uniform one.
+
+    The logistic's mass of a value v is that between v - 1/2 and v + 1/2; of 0 and 255, all below and all above as well.
+
+    Args:
+        mean: of the logistic.
+        real: the values.
+        scale: of the logistic.
+        share: of the uniform distribution over the 256 values.
     """
-    high = np.where(real >= 255, np.inf, (error + 0.5) / scale)
-    low = np.where(real <= 0, -np.inf, (error - 0.5) / scale)
+    high = np.where(real >= 255, np.inf, (real - mean + 0.5) / scale)
+    low = np.where(real <= 0, -np.inf, (real - mean - 0.5) / scale)
     # By symmetry the mass is taken on the side where the difference of two sigmoids keeps its digits.
-    high, low = np.where(low > 0, -low, high), np.where(low > 0, -high, low)
-    mass = expit(high) - expit(low)
-    # Far out, where even that is 0, the mass is the density's tail, e^high (1 - e^(low - high)).
-    tail = high + np.log1p(-np.exp(low - high))
-    return float(-np.where(mass > 0, np.log(np.maximum(mass, 1e-300)), tail).mean() / np.log(2))
+    flip = low > 0
+    mass = expit(np.where(flip, -low, high)) - expit(np.where(flip, -high, low))
+    return float(-np.log2((1 - share) * mass + share / 256).mean(dtype=np.float64))
 
 
 def similarity(guess: Real[np.ndarray, "W H1 W1 C"], real: Real[np.ndarray, "W H1 W1 C"]) -> Float[np.ndarray, "W"]:

@@ -8,6 +8,7 @@ true frames, its floor, stands beside what it says of predicted ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,17 +27,39 @@ _STRENGTHS = (1e-5, 1e-3)  # of the ridge
 class Positions(NamedTuple):
     """Where bodies truly were, as the environment knows it.
 
-    A name that ends in what stands behind a dot is one coordinate of a body: ``"ball.x"`` and ``"ball.y"``. A name
-    without a dot is a body of one coordinate.
+    A name is that of a body, a dot and that of a coordinate, ``"ball.x"``; without a dot, a body of one coordinate.
     """
 
     values: Real[np.ndarray, "T N K"]
     names: tuple[str, ...]  # K of them
 
     @property
+    def owners(self) -> tuple[str, ...]:
+        """The body that each coordinate is of, K of them."""
+        return tuple(name.rpartition(".")[0] or name for name in self.names)
+
+    @property
     def bodies(self) -> tuple[str, ...]:
-        """The bodies, in the order of their first coordinates."""
-        return tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in self.names))
+        """The bodies, B of them, in the order of their first coordinates."""
+        return tuple(dict.fromkeys(self.owners))
+
+
+def ordered(positions: Positions, alike: Sequence[Sequence[str]]) -> Positions:
+    """Return positions in which bodies that look alike have swapped places, so that their first coordinates ascend.
+
+    No picture tells which of two equal balls is which; from left to right it does.
+
+    Args:
+        positions: of bodies with equally many coordinates each.
+        alike: names of bodies, those together that look alike.
+    """
+    values, owners = positions.values.copy(), positions.owners
+    for group in alike:
+        columns = np.array([[k for k, owner in enumerate(owners) if owner == body] for body in group])  # [B, D]
+        mine = positions.values[..., columns]
+        order = np.argsort(mine[..., 0], axis=-1, kind="stable")[..., None]
+        values[..., columns] = np.take_along_axis(mine, order, axis=-2)
+    return positions._replace(values=values)
 
 
 class PositionScore(NamedTuple):
@@ -118,8 +141,8 @@ def distances(
         if reader is not None and theirs.any():
             said[theirs] = read(reader, frames[theirs])
     square = (said - true) ** 2
-    body = np.array([positions.bodies.index(name.rpartition(".")[0] or name) for name in positions.names])
-    totals = [square[:, body == i].sum(axis=1) for i in range(len(positions.bodies))]
+    owners = np.array(positions.owners)
+    totals = [square[:, owners == body].sum(axis=1) for body in positions.bodies]
     return np.array([np.sqrt(total.mean()) if total.size else np.nan for total in totals])
 
 
