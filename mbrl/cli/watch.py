@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 class WatchArguments:
     """Film an episode of a run's agent, above what its model makes of it, or one of an environment by itself.
 
-    A run: what was observed, what the model reconstructs, and what it imagines after the context from the actions alone,
-    with the error under each picture. An environment (`brax/ant`): actions without a mind.
+    A run: what was observed, what the model reconstructs, and what it imagines after the context from the actions
+    alone, with the error under each picture. An environment (`brax/ant`): actions without a mind.
     """
 
     target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR|ENV")]
     """A run's folder, or an environment's name."""
     out: str | None = None
-    """The film, `.mp4` or `.gif`. By default RUN_DIR/videos/watch.mp4, or ENV.mp4 here; `.gif` where there is no ffmpeg."""
+    """The film, `.mp4` or `.gif`. By default RUN_DIR/videos/watch.mp4, or ENV.mp4 here; a GIF where there is no ffmpeg.
+    """
     steps: int = 200
     """Steps of the agent, at most; the film ends with the episode."""
     seed: int = 0

@@ -137,7 +137,7 @@ def _features(
     steps: int,
 ) -> Float[np.ndarray, "S F"]:
     before = np.where(begins[t, n], t, t - 1)
-    done = action[t[:, None] + np.arange(steps), n[:, None]].reshape(len(t), -1)
+    done = action[t[:, None] + np.arange(steps), n[:, None]].reshape(len(t), steps * action.shape[-1])
     return np.concatenate([codes[t, n], codes[before, n], done], axis=1)
 
 

@@ -132,7 +132,7 @@ def dream(sequence: Sequence, diagnosis: Diagnosis, name: str, top: int, score: 
         film.Row("real", from_images(truth, top, _PIXELS)),
         film.Row("dreamt", from_images(said, top, _PIXELS), image_errors(truth, said, top), blind=True),
     )
-    moving = video.encode(film.moving(rows, context, " %"), ".gif", 10)
+    moving = video.encode(film.moving(rows, context, " %"), ".gif", 10.0)
     return Section(
         "The dream",
         f"After {context} steps the model is blind and imagines what the recorded actions lead to. Shown is the window "

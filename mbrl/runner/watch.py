@@ -86,7 +86,7 @@ def choose(out: Path | None, default: Path) -> tuple[Path, str]:
         default: a file whose ending does not matter.
     """
     wanted = default.with_suffix(".mp4") if out is None else out
-    if wanted.suffix.lower() == ".gif" or video.has_ffmpeg():
+    if wanted.suffix.lower() == ".gif" or video.find_ffmpeg():
         return wanted, ""
     return wanted.with_suffix(".gif"), 'it is a GIF, for MP4 needs an ffmpeg, which pip install "mbrl[video]" brings'
 
