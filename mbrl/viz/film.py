@@ -73,7 +73,8 @@ def _error(pen: Any, corner: tuple[int, int], width: int, error: float, most: fl
     left, top = corner[0], corner[1] + 7
     text = f"{error:.3g}{unit}"
     right = left + width - int(font(13).getlength("0.000" + unit)) - 8
-    pen.rectangle((left, top, right, top + 8), fill=_TRACK)
-    if error > 0:  # false of NaN, too
-        pen.rectangle((left, top, left + round((right - left) * error / most), top + 8), fill=ORANGE)
+    if right > left:  # a narrow picture has room for the number alone
+        pen.rectangle((left, top, right, top + 8), fill=_TRACK)
+        if error > 0:  # false of NaN, too
+            pen.rectangle((left, top, left + round((right - left) * error / most), top + 8), fill=ORANGE)
     pen.text((left + width, top + 4), text, fill=SOFT, font=font(13), anchor="rm")

@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import toy_agent
 from PIL import Image
+from toy_pixels import Ball
 
 import mbrl
 from mbrl.cli.main import main
 from mbrl.core.errors import unknown
 from mbrl.envs import ENVS
 from mbrl.viz import video
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "runner"))
-from toy_pixels import Ball
 
 
 @pytest.fixture

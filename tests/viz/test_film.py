@@ -52,6 +52,12 @@ def test_a_strip_shows_the_last_step_seen_and_the_end():
         assert wide - image.size[0] == 60 + film._GAP
 
 
+def test_a_narrow_picture_has_its_number_alone():
+    frames = film.moving([Row("", shade(9, width=20), np.ones(4))], unit=" std")
+    assert not (frames == film._TRACK).all(axis=-1).any()
+    assert (frames[:, film._GAP + 40 :] < 200).any()  # ink
+
+
 def test_rows_may_differ_in_size():
     frames = film.moving([Row("", shade(9, width=90)), Row("", shade(7, height=20))])
     assert frames.shape[1:3] == (20 + 40 + 3 * film._GAP, 90 + 2 * film._GAP)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from mbrl.core.types import LAST, MID, TimeStep, restart
+from mbrl.core.types import MID, TimeStep, restart
 
 SIDE = 10
 
@@ -20,12 +20,13 @@ class BallState(NamedTuple):
 class Ball:
     """Rolls about a room and is thrown back by its walls; the action pushes it along x. It never terminates."""
 
-    observation_spec = {
-        "image": specs.BoundedArray((SIDE, SIDE, 1), np.uint8, 0, 1),
-        "zero": specs.Array((1,), np.float32),
-    }
     action_spec = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
     dt = 0.1
+
+    @property
+    def observation_spec(self):
+        image = specs.BoundedArray((SIDE, SIDE, 1), np.uint8, 0, 1)
+        return {"image": image, "zero": specs.Array((1,), np.float32)}
 
     def reset(self, key):
         place, speed = jax.random.uniform(key, (2, 2), minval=0.25, maxval=0.75)
@@ -50,15 +51,6 @@ class Ball:
     def bodies(self, state):
         """Where the ball is."""
         return {"ball": state.place}
-
-
-class Ends(Ball):
-    """The ball, for three steps."""
-
-    def step(self, state, action):
-        state, timestep = super().step(state, action)
-        over = (state.place > -1).all() & (action[0] > -2) & (jnp.abs(state.speed[0]) > -1)
-        return state, timestep._replace(step_type=jnp.where(over, LAST, MID))
 
 
 def disc(place, height, width):
