@@ -1,9 +1,10 @@
 """Where bodies are in predicted frames: positions read off the pixels by a regression that saw true frames only.
 
 The reader is kernel ridge regression, with a Gaussian kernel, from the principal components of a blurred frame to the
-positions. Without the blur, frames in which a small body has moved by its own length are no more alike than any two.
-It is fitted on one half of the recording's true frames and judged on the other (see ``folds``), so what it errs by on
-true frames, its floor, stands beside what it says of predicted ones.
+positions. Without the blur, frames in which a small body has moved by its own length are no more alike than any two;
+half of the frames are blurred more than the others, for those of an unsure model are soft, and to be read like sharp
+ones. It is fitted on one half of the recording's true frames and judged on the other (see ``folds``), so what it errs
+by on true frames, its floor, stands beside what it says of predicted ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mbrl.evaluation import folds
 
 _SAMPLES = 2500  # true frames that a reader is fitted on, at most
 _BLUR = 0.09  # standard deviation of the blur, times the shorter side of a frame
+_SOFTER = 1.6  # times the blur, of every other frame that it is fitted on
 _WIDTHS = (0.5, 1.0)  # of the Gaussian kernel, times the median distance of two frames
 _STRENGTHS = (1e-5, 1e-3)  # of the ridge
 
@@ -95,6 +97,7 @@ def _fit(truth: UInt8[np.ndarray, "T N H W C"], half: folds.Half, positions: Pos
         return None
     at = time[chosen], environment[chosen]
     values, frames = np.asarray(positions.values[at], np.float64), _blurred(truth[at])
+    frames[1::2] = _blurred(truth[at][1::2], _SOFTER)
     mean, cut = values.mean(axis=0), len(chosen) * 3 // 4
     basis = folds.components(frames)
     codes = folds.encode(basis, frames)
@@ -115,8 +118,8 @@ def read(reader: Reader, frames: Real[np.ndarray, "S H W C"]) -> Float[np.ndarra
     return _kernel(codes, reader.seen, reader.width) @ reader.weights + reader.mean
 
 
-def _blurred(frames: Real[np.ndarray, "S H W C"]) -> Float[np.ndarray, "S P"]:
-    width = _BLUR * min(frames.shape[1:3])
+def _blurred(frames: Real[np.ndarray, "S H W C"], factor: float = 1.0) -> Float[np.ndarray, "S P"]:
+    width = factor * _BLUR * min(frames.shape[1:3])
     return gaussian_filter(np.asarray(frames, np.float32), (0, width, width, 0), truncate=2.5).reshape(len(frames), -1)
 
 

@@ -70,6 +70,7 @@ def test_without_ffmpeg_it_is_a_gif_and_says_so(here, capsys, monkeypatch):
 
 def test_the_renderer_is_asked_for_environments_that_do_not_draw_themselves(here, capsys, monkeypatch):
     def make_render(env, height, width, camera=None):
+        assert env.action_spec.shape == (1,)
         if camera not in {None, "top"}:
             raise unknown("camera", camera, ["top"])
         level = 130 if camera else 10
