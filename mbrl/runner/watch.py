@@ -110,7 +110,7 @@ def shoot_env(config: EnvConfig, policy: Policy, shot: Shot, told: Reporter) -> 
     states, timestep = jax.jit(partial(_wander, env, policy, shot.steps))(_key(shot))
     states = _episode(states, timestep)
     told.phase("drawing")
-    frames = film.moving([film.Row("", np.asarray(jax.jit(partial(jax.lax.map, draw))(states)))])
+    frames = film.moving([film.Row("", _drawn(draw, states))])
     what = {"random": "random actions", "zero": "actions that are all zero"}[policy]
     return _thinned(frames, env, config, f"{len(frames)} steps of {config.name} under {what}")
 
@@ -137,7 +137,7 @@ def shoot_run(run: Loaded, shot: Shot, told: Reporter) -> Film:
     if world:
         told.phase("drawing")
         one = jax.tree.map(lambda leaf: leaf[:, 0], states)
-        rows.append(film.Row("world", np.asarray(jax.jit(partial(jax.lax.map, world))(one))))
+        rows.append(film.Row("world", _drawn(world, one)))
     said = {}
     if isinstance(agent, Agent) and len(sequence.action) > shot.context:
         told.phase("imagining")
@@ -166,19 +166,28 @@ def _note(run: Loaded, steps: int, said: dict[str, Any], shot: Shot) -> str:
 
 
 def _renderer(env: Environment, shot: Shot) -> Callable[[Any], Array]:
-    """Return what draws one state of an environment, as ``[size, size, 3]``.
+    """Return what draws one state of an environment, ``size`` pixels high and as wide as the images it shows, if any.
 
     Raises:
         UserError: it has no picture, or no such camera.
     """
-    base = innermost(env)
+    base, image = innermost(env), image_key(env.observation_spec)
+    shape = as_dict(env.observation_spec)[image].shape if image else (1, 1)
+    sides = shot.size, round(shot.size * shape[1] / shape[0])
     if hasattr(base, "render"):
         if shot.camera is not None:
             raise UserError(f"unknown camera {shot.camera!r}: this environment has a single view; leave out --camera")
-        return lambda state: base.render(unwrap(env, state)[1], shot.size, shot.size)
+        return lambda state: base.render(unwrap(env, state)[1], *sides)
     from mbrl.envs.render import make_render  # brings its compiled geometry, which few need
 
-    return make_render(env, shot.size, shot.size, shot.camera)
+    return make_render(env, *sides, shot.camera)
+
+
+def _drawn(draw: Callable[[Any], Array], states: Any) -> Frames:
+    """Return the pictures of states ``[T, ...]``, in colours also where there is one channel, of 0 and 1 perhaps."""
+    pictures = np.asarray(jax.jit(partial(jax.lax.map, draw))(states))
+    binary = pictures.shape[-1] == 1 and pictures.max() <= 1
+    return from_images(pictures, 1 if binary else 255, pictures.shape[1])
 
 
 def _world(env: VectorEnvironment, name: str, shot: Shot) -> Callable[[Any], Array] | None:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_agent
+from dm_env import specs
 from PIL import Image
-from toy_pixels import Ball
+from toy_pixels import Ball, disc
 
 import mbrl
 from mbrl.cli.main import main
@@ -87,6 +88,28 @@ def test_the_renderer_is_asked_for_environments_that_do_not_draw_themselves(here
     capsys.readouterr()
     assert main(["watch", "probe/cue", "--size", "32", "--camera", "topp"]) == 2
     assert "did you mean 'top'?" in capsys.readouterr().err
+
+
+class Wide(Ball):
+    """A room twice as wide as high, drawn in ones and zeros."""
+
+    @property
+    def observation_spec(self):
+        return {"image": specs.BoundedArray((8, 16, 1), np.uint8, 0, 1)}
+
+    def render(self, state, height, width):
+        return disc(state.place, height, width)[..., None].astype(jnp.uint8)
+
+    def _show(self, state):
+        return {"image": self.render(state, 8, 16)}
+
+
+def test_a_wide_room_is_drawn_wide_and_ones_are_white(here, monkeypatch):
+    monkeypatch.setitem(ENVS, "test/wide", Wide)
+    assert main(["watch", "test/wide", "--size", "48", "--steps", "3", "--out", "a.gif"]) == 0
+    frames, _ = film(here / "a.gif")
+    assert frames.shape[1:3] == (48 + 16, 96 + 16)
+    assert bright(frames)
 
 
 @pytest.fixture
