@@ -28,6 +28,8 @@ COMMANDS = {
     "eval": Command("mbrl.cli.evaluate", "eval RUN_DIR [--episodes N] [--seed S] [--json]",
                     "roll out a trained agent over fresh episodes"),
     "report": Command("mbrl.cli.report", "report RUN_DIR", "make the run's report.html again"),
+    "watch": Command("mbrl.cli.watch", "watch {RUN_DIR | ENV} [--out FILE] [--steps N] [--camera NAME]",
+                     "film an agent beside its dream, or an environment"),
     "compare": Command("mbrl.cli.compare", "compare RUN_DIR... [--html FILE] [--scale FILE] [--json]",
                        "compare the scores of any set of runs"),
     "reproduce": Command("mbrl.cli.reproduce", "reproduce SUITE [--task T ...] [--seeds N] [--budget 100k]",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -60,13 +60,18 @@ class ReturnGap(NamedTuple):
 class Assessment(NamedTuple):
     """Everything the report says of a world model."""
 
-    open_loop: dict[str, OpenLoop]  # by observation key
+    open_loop: dict[str, OpenLoop]  # by observation key; what images are judged by stands in ``frames``
     open_loop_reward: OpenLoop
     reward: Calibration  # filtered: the model has seen the observation the reward came with
     reward_ahead: Calibration  # open loop
     discount: Calibration
     discount_ahead: Calibration
     returns: ReturnGap
+
+
+def is_image(leaf: Any, axes: int = 0) -> bool:
+    """Return whether a spec, or an array with that many more leading axes, is of images: uint8 ``[H, W, C]``."""
+    return leaf.dtype == np.uint8 and len(leaf.shape) == axes + 3
 
 
 def make_diagnose(agent: Agent, context: int, horizon: int) -> Callable[[AgentState, PRNGKey, Sequence], Diagnosis]:
@@ -107,7 +112,7 @@ def assess(sequence: Sequence, diagnosis: Diagnosis, gamma: float, context: int,
     error = partial(open_loop_error, ahead=ahead, context=context)
     truth = as_dict(timestep.observation)
     return Assessment(
-        open_loop={k: error(v, said.open_loop_observation[k]) for k, v in truth.items()},
+        open_loop={k: error(v, said.open_loop_observation[k]) for k, v in truth.items() if not is_image(v, 2)},
         open_loop_reward=error(reward, said.open_loop_reward),
         # At FIRST, reward and discount say nothing.
         reward=calibrate(said.reward[~first], reward[~first]),
@@ -163,12 +168,20 @@ def typical_window(
     Returns:
         where it begins in time, its environment, and how many steps after the context it counts.
     """
-    length, N, steps = len(ahead) + context, truth.shape[1], ahead.sum(axis=0)
+    length = len(ahead) + context
     real, model = (_behind(x, context, length) for x in (truth, predicted))
+    return median_window(_squares(model, real, ahead), ahead, truth.shape[1], context)
+
+
+def median_window(
+    error: Float[np.ndarray, "H W"], ahead: Bool[np.ndarray, "H W"], environments: int, context: int
+) -> tuple[int, int, int]:
+    """Return, as ``typical_window`` does, the median by an error [H, W] that is 0 where a window does not count."""
+    steps = ahead.sum(axis=0)
     longest = np.flatnonzero(steps == steps.max())
-    error = _squares(model, real, ahead).sum(axis=0)[longest]
-    window = int(longest[np.argsort(error, kind="stable")[len(longest) // 2]])
-    return window // N * length, window % N, int(steps.max())
+    total = error.sum(axis=0)[longest]
+    window = int(longest[np.argsort(total, kind="stable")[len(longest) // 2]])
+    return window // environments * (len(ahead) + context), window % environments, int(steps.max())
 
 
 def calibrate(

@@ -16,15 +16,18 @@ from mbrl.agents.base import Agent, Diagnosis
 from mbrl.core.types import FIRST, LAST, PRNGKey, Sequence, as_dict
 from mbrl.envs import VectorEnv, make_vector, unwrap
 from mbrl.envs.base import VectorEnvironment
-from mbrl.envs.wrappers import Wrapper
 from mbrl.evaluation import model as judge
+from mbrl.evaluation.frames import FrameScore, image_tops
 from mbrl.evaluation.rollout import Evaluation, make_evaluate, make_record
 from mbrl.evaluation.statistics import Summary, summarise
+from mbrl.runner import report_frames
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.epoch import Program
 from mbrl.runner.files import write_atomic
 from mbrl.runner.guest import GuestProgram, GuestState
 from mbrl.runner.loggers import Values, read_metrics
+from mbrl.runner.pictures import from_images, from_vectors, image_key, innermost, mechanism
+from mbrl.runner.report_frames import affordable
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.seeds import evaluate_seeds, keys_of, pick
 from mbrl.runner.state import TrainState
@@ -36,7 +39,6 @@ EPISODES = 20  # of the final evaluation
 CONTEXT, HORIZON = 5, 45  # steps the model sees, and steps it then dreams
 _ENVS, _LONGEST = 8, 1000  # environments recorded to judge the model, and at most so many agent steps of each
 _FILM = 240  # agent steps of the episode that is drawn
-_PIXELS = 160  # height that small images are enlarged to
 _LINES = 6  # dimensions of an observation that are drawn as lines
 
 
@@ -45,6 +47,7 @@ class Judged(NamedTuple):
 
     diagnosis: Diagnosis  # [T, N]
     assessment: judge.Assessment
+    frames: dict[str, FrameScore]  # of the observations that are images
     gamma: float
 
 
@@ -76,11 +79,10 @@ def make_report(
     """
     run = RunDir(Path(run_dir))
     found = _find(run, config, program, state)
-    base = _innermost(program.env)
     sections = [
         _learning(found, config),
-        _evaluation(found, config, base),
-        *_model(found, config, base),
+        _evaluation(found, config, program.env),
+        *_model(found, config, program.env),
         Section("Config", "Resolved; it runs again as it stands.", source=to_yaml(config)),
     ]
     for picture in (p for section in sections for p in section.pictures):
@@ -100,50 +102,41 @@ def _find(run: RunDir, config: Config[Any], program: Program | GuestProgram, sta
     if isinstance(state, TrainState):  # what one model dreams is told of the first seed
         state = pick(config, state)
     window = CONTEXT + HORIZON
-    steps = -(-(min(limit, _LONGEST) + 1) // window) * window
     env = make_vector(config.env, _ENVS)
-    record = make_record(agent, env, steps, mode="train", probe=_positions(env))
-    sequence, q = record(state.agent, record_key)
-    judged = _judge(agent, state.agent, diagnose_key, sequence) if isinstance(agent, Agent) else None
-    evaluation, sequence, q = jax.device_get((evaluation, sequence, q))
+    most = max(1, affordable(env.observation_spec, _ENVS) // window)
+    steps = min(-(-(min(limit, _LONGEST) + 1) // window), most) * window
+    record = make_record(agent, env, steps, mode="train", probe=_probe(env))
+    sequence, (q, where) = jax.device_get(record(state.agent, record_key))
+    judged = _judge(agent, state.agent, diagnose_key, sequence, (env, where)) if isinstance(agent, Agent) else None
+    evaluation = jax.device_get(evaluation)
     by_seed = np.atleast_2d(evaluation.returns).mean(-1)
     evaluation = Evaluation(*(x.ravel() for x in evaluation))
     summary = summarise(by_seed if config.seeds > 1 else evaluation.returns)
     return Found(read_metrics(run), evaluation, summary, by_seed, sequence, q, judged)
 
 
-def _judge(agent: Agent, state: Any, key: PRNGKey, sequence: Sequence) -> Judged:
-    diagnosis = judge.make_diagnose(agent, CONTEXT, HORIZON)(state, key, sequence)
-    sequence, diagnosis = jax.device_get((sequence, diagnosis))
+def _judge(agent: Agent, state: Any, key: PRNGKey, sequence: Sequence, seen: tuple[VectorEnvironment, Any]) -> Judged:
+    """Let the model speak of a recording on the host, and judge it; ``seen`` is where and what ``_probe`` saw there."""
+    diagnosis = jax.device_get(judge.make_diagnose(agent, CONTEXT, HORIZON)(state, key, sequence))
     assessment = judge.assess(sequence, diagnosis, agent.gamma, CONTEXT, HORIZON)
-    return Judged(diagnosis, assessment, agent.gamma)
+    env, where = seen
+    found = innermost(env), where
+    frames = report_frames.judge_frames(sequence, diagnosis, env.observation_spec, (CONTEXT, HORIZON), found)
+    return Judged(diagnosis, assessment, frames, agent.gamma)
 
 
-def _innermost(env: VectorEnvironment) -> Any:
-    """Return the environment inside all wrappers, or None where it lives in Python."""
-    base: Any = getattr(env, "env", None)
-    while isinstance(base, Wrapper):
-        base = base.env
-    return base
+def _probe(env: VectorEnvironment) -> Callable[[Any], Any]:
+    """Return what reads joint positions ``[N, Q]`` and bodies off the vector environment's state, None without them."""
 
-
-def _positions(env: VectorEnvironment) -> Callable[[Any], Any]:
-    """Return what reads the joint positions ``[N, Q]`` off the vector environment's state, None if it has none."""
-
-    def positions(state: Any) -> Any:
+    def probe(state: Any) -> Any:
         if not isinstance(env, VectorEnv):
-            return None
-        _, inner = unwrap(env.env, state.env)
+            return None, None
+        base, inner = unwrap(env.env, state.env)
         physics = getattr(inner, "pipeline_state", getattr(inner, "data", None))  # Brax's, MuJoCo Playground's
-        return getattr(physics, "q", getattr(physics, "qpos", None))
+        where = report_frames.bodies(base, inner)
+        return getattr(physics, "q", getattr(physics, "qpos", None)), where
 
-    return positions
-
-
-def _mechanism(base: Any) -> Any:
-    """Return the ``mujoco.MjModel`` of Brax's and the Playground's environments, None for others."""
-    owner = getattr(base, "sys", None) or getattr(base, "physics", None)
-    return getattr(owner, "mj_model", None)
+    return probe
 
 
 def _header(found: Found, config: Config[Any], state: TrainState | GuestState) -> dict[str, str]:
@@ -229,12 +222,12 @@ def _spell(name: str, prefixes: tuple[str, ...]) -> str:
     return (name.removeprefix(prefixes[0]) if len(prefixes) == 1 else name.replace("/", ": ")).replace("_", " ")
 
 
-def _evaluation(found: Found, config: Config[Any], base: Any) -> Section:
+def _evaluation(found: Found, config: Config[Any], env: VectorEnvironment) -> Section:
     returns, lengths, terminated = found.evaluation
     env_steps = np.asarray(lengths) * config.env.action_repeat
     summary = found.summary
     chart = figures.episodes(returns, env_steps, terminated, (summary.low, summary.high))
-    film = _episode(found, _mechanism(base))
+    film = _episode(found, env)
     return Section(
         "Evaluation",
         "The policy's mode on fresh episodes, with seeds that training never used; "
@@ -249,34 +242,27 @@ def _evaluation(found: Found, config: Config[Any], base: Any) -> Section:
     )
 
 
-def _episode(found: Found, model: Any) -> Picture:
+def _episode(found: Found, env: VectorEnvironment) -> Picture:
     """Return a film of the first episode recorded: drawn where there are joints, else as its observations."""
     timestep: Any = found.sequence.timestep
     ends = np.flatnonzero(timestep.step_type[:_FILM, 0] == LAST)
     steps = int(ends[0]) + 1 if ends.size else min(_FILM, len(timestep.reward))
-    key, values = next(iter(as_dict(timestep.observation).items()))
+    base, seen, image = innermost(env), as_dict(timestep.observation), image_key(env.observation_spec)
+    model, key = mechanism(base), image or next(iter(seen))
+    what = f": the observation {key!r}."
     if model is not None and found.q is not None:
-        frames = draw.draw(model, found.q[:steps, 0], draw.aim(model, found.q[:steps, 0]))
+        q, what = found.q[:steps, 0], "."
+        frames = draw.draw(model, q, draw.aim(model, q))
+    elif image:
+        frames = from_images(seen[image][:steps, 0], image_tops(as_dict(env.observation_spec))[image], 160)
     else:
-        frames = _frames(values[:steps, 0], values[:steps, 0])
+        (frames,) = from_vectors(None, seen[key][:steps, 0], [])
     every = 2 if steps > _FILM // 2 else 1
-    return Picture(
-        "videos/episode.gif", dream.video(frames[::every], 40 if steps > _FILM // 8 else 160),
-        f"An episode as the policy samples it, its first {steps} steps"
-        + ("." if model is not None else f": the observation {key!r}, a row for each dimension."),
-    )
+    film = dream.video(frames[::every], 40 if steps > _FILM // 8 else 160)
+    return Picture("videos/episode.gif", film, f"An episode as the policy samples it, its first {steps} steps{what}")
 
 
-def _frames(values: np.ndarray, reference: np.ndarray) -> draw.Frames:
-    """Return observations ``[T, ...]`` as pictures: images as they are, vectors as strips in the reference's range."""
-    if reference.dtype == np.uint8 and reference.ndim == 4 and reference.shape[-1] == 3:
-        larger = max(1, _PIXELS // values.shape[1])
-        return np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8).repeat(larger, axis=1).repeat(larger, axis=2)
-    flat, known = (np.nan_to_num(np.asarray(x, float).reshape(len(x), -1)) for x in (values, reference))
-    return dream.heat(flat, known.min(axis=0), known.max(axis=0))
-
-
-def _model(found: Found, config: Config[Any], base: Any) -> list[Section]:
+def _model(found: Found, config: Config[Any], env: VectorEnvironment) -> list[Section]:
     """Return what is told of the world model, in a word where there is none."""
     if found.judged is None:
         text = f"{config.agent.name} has none: no prediction, dream, calibration or imagined return can be shown."
@@ -284,7 +270,8 @@ def _model(found: Found, config: Config[Any], base: Any) -> list[Section]:
     judged = found.judged
     return [
         _ahead(judged.assessment),
-        _dream(found.sequence, judged.diagnosis, base),
+        *(report_frames.section(name, score, CONTEXT) for name, score in judged.frames.items()),
+        _dream(found.sequence, judged, env),
         _calibration(judged.assessment),
         _returns(judged.assessment.returns, judged.gamma),
     ]
@@ -309,18 +296,22 @@ def _ahead(assessment: judge.Assessment) -> Section:
     )
 
 
-def _dream(sequence: Sequence, diagnosis: Diagnosis, base: Any) -> Section:
-    """Show the typical window: real above, dreamt below."""
+def _dream(sequence: Sequence, judged: Judged, env: VectorEnvironment) -> Section:
+    """Show the typical window: real above, dreamt below; the first image, else the first observation."""
     timestep: Any = sequence.timestep
+    diagnosis, image = judged.diagnosis, image_key(env.observation_spec)
+    if image:
+        top = image_tops(as_dict(env.observation_spec))[image]
+        return report_frames.dream(sequence, diagnosis, image, top, judged.frames[image], CONTEXT)
     ahead = judge.until_border(timestep.step_type == FIRST, CONTEXT, CONTEXT + HORIZON)
     key, truth = next(iter(as_dict(timestep.observation).items()))
     predicted = diagnosis.open_loop_observation[key]
-    start, env, steps = judge.typical_window(np.asarray(truth), np.asarray(predicted), ahead, CONTEXT)
+    start, number, steps = judge.typical_window(np.asarray(truth), np.asarray(predicted), ahead, CONTEXT)
     if not steps:
         return Section("The dream", f"No episode went on after the {CONTEXT} steps that the model sees.")
     cut = slice(start, start + CONTEXT + steps)
-    real, dreamt = np.asarray(truth[cut, env]), np.asarray(predicted[cut, env])
-    above, below = _pair(base, real, dreamt)
+    real, dreamt = np.asarray(truth[cut, number]), np.asarray(predicted[cut, number])
+    above, below = from_vectors(innermost(env), real, [dreamt])
     pictures = [
         Picture("dream.png", dream.film_strip(above, below, CONTEXT), "Real above, dreamt below."),
         Picture("videos/dream.gif", dream.moving_dream(above, below, CONTEXT), "The same, moving."),
@@ -335,16 +326,6 @@ def _dream(sequence: Sequence, diagnosis: Diagnosis, base: Any) -> Section:
         "Shown is the window whose error is the median of all.",
         pictures=tuple(pictures),
     )
-
-
-def _pair(base: Any, real: np.ndarray, dreamt: np.ndarray) -> tuple[draw.Frames, draw.Frames]:
-    """Return pictures of what was seen and of what was dreamt, alike in scale."""
-    model = _mechanism(base)
-    if model is None or not hasattr(base, "pose"):
-        return _frames(real, real), _frames(dreamt, real)
-    q, imagined = (np.asarray(base.pose(jax.numpy.asarray(x))) for x in (real, dreamt))
-    camera = draw.aim(model, q)
-    return draw.draw(model, q, camera), draw.draw(model, imagined, camera, draw.ORANGE)
 
 
 def _liveliest(key: str, window: np.ndarray, recording: np.ndarray) -> tuple[list[str], np.ndarray]:

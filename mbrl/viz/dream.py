@@ -27,16 +27,16 @@ def film_strip(real: Frames, dreamt: Frames, context: int, pictures: int = 6) ->
     moments = np.unique(np.linspace(context - 1, len(real) - 1, min(pictures, len(real))).astype(int)).tolist()
     height, width = real.shape[1:3]
     step_x, step_y, top = width + _GAP, height + _GAP, 28
-    sheet, pen = _sheet(_LABEL + step_x * len(moments), top + 2 * step_y)
+    page, pen = sheet(_LABEL + step_x * len(moments), top + 2 * step_y)
     for row, (name, frames) in enumerate((("real", real), ("dreamt", dreamt))):
-        pen.text((10, top + row * step_y + height / 2), name, fill=INK, font=_font(20), anchor="lm")
+        pen.text((10, top + row * step_y + height / 2), name, fill=INK, font=font(20), anchor="lm")
         for column, moment in enumerate(moments):
             corner = (_LABEL + column * step_x, top + row * step_y)
-            sheet.paste(_picture(frames[moment], ORANGE if row and moment >= context else BLUE), corner)
+            page.paste(picture(frames[moment], ORANGE if row and moment >= context else BLUE), corner)
     for column, moment in enumerate(moments):
         middle = _LABEL + column * step_x + width / 2
-        pen.text((middle, top / 2), _caption(moment, context), fill=SOFT, font=_font(17), anchor="mm")
-    return _png(sheet)
+        pen.text((middle, top / 2), caption(moment, context), fill=SOFT, font=font(17), anchor="mm")
+    return png_of(page)
 
 
 def moving_dream(real: Frames, dreamt: Frames, context: int, milliseconds: int = 90) -> bytes:
@@ -45,12 +45,12 @@ def moving_dream(real: Frames, dreamt: Frames, context: int, milliseconds: int =
     top, row = 28, height + _GAP
     sheets = []
     for t in range(len(real)):
-        sheet, pen = _sheet(_LABEL + width + _GAP, top + 2 * row)
+        page, pen = sheet(_LABEL + width + _GAP, top + 2 * row)
         for i, (name, frames) in enumerate((("real", real), ("dreamt", dreamt))):
-            pen.text((10, top + i * row + height / 2), name, fill=INK, font=_font(20), anchor="lm")
-            sheet.paste(_picture(frames[t], ORANGE if i and t >= context else BLUE), (_LABEL, top + i * row))
-        pen.text((_LABEL + width / 2, top / 2), _caption(t, context), fill=SOFT, font=_font(16), anchor="mm")
-        sheets.append(sheet)
+            pen.text((10, top + i * row + height / 2), name, fill=INK, font=font(20), anchor="lm")
+            page.paste(picture(frames[t], ORANGE if i and t >= context else BLUE), (_LABEL, top + i * row))
+        pen.text((_LABEL + width / 2, top / 2), caption(t, context), fill=SOFT, font=font(16), anchor="mm")
+        sheets.append(page)
     return _gif(sheets, milliseconds, pause=900)
 
 
@@ -85,12 +85,13 @@ def _mix(start: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
     return start + (end - start) * share
 
 
-def _caption(moment: int, context: int) -> str:
+def caption(moment: int, context: int) -> str:
+    """Return how far ahead of the last of ``context`` steps seen a moment is, in words."""
     ahead = moment - (context - 1)
     return f"+{ahead} steps" if ahead > 1 else "+1 step" if ahead == 1 else "seen"
 
 
-def _picture(frame: UInt8[np.ndarray, "H W 3"], colour: Colour) -> Any:
+def picture(frame: UInt8[np.ndarray, "H W 3"], colour: Colour) -> Any:
     """Return a frame with a border of the given colour."""
     from PIL import Image, ImageDraw
 
@@ -100,20 +101,23 @@ def _picture(frame: UInt8[np.ndarray, "H W 3"], colour: Colour) -> Any:
     return image
 
 
-def _sheet(width: int, height: int) -> tuple[Any, Any]:
+def sheet(width: int, height: int) -> tuple[Any, Any]:
+    """Return an empty picture and what draws on it."""
     from PIL import Image, ImageDraw
 
-    sheet = Image.new("RGB", (width, height), PAPER)
-    return sheet, ImageDraw.Draw(sheet)
+    page = Image.new("RGB", (width, height), PAPER)
+    return page, ImageDraw.Draw(page)
 
 
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Return a font of so many pixels."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
-def _png(image: Any) -> bytes:
+def png_of(image: Any) -> bytes:
+    """Return a picture as the bytes of a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

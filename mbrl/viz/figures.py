@@ -150,6 +150,33 @@ def open_loop(curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> PNG:
     return png(figure)
 
 
+def over_horizon(panels_: Mapping[str, Mapping[str, ArrayLike]]) -> PNG:
+    """Draw several predictors over the horizon, one panel for each measure.
+
+    Args:
+        panels_: by measure (with its unit, and what is better), by predictor, a value for k = 1..H steps ahead. A
+            predictor has the same line in all of them.
+    """
+    columns = min(3, len(panels_))
+    rows = -(-len(panels_) // columns)
+    figure, axes = panels(rows, columns, (3.6 * columns, 2.9 * rows))
+    names = list(dict.fromkeys(name for lines in panels_.values() for name in lines))
+    looks = dict(zip(names, ((BLUE, "-"), (GREY, "--"), (ORANGE, "-."), (INK, ":")), strict=False))
+    for ax, (measure, lines) in zip(axes.flat, panels_.items(), strict=False):
+        for name, values in reversed(list(lines.items())):  # the first one on top
+            colour, style = looks[name]
+            ahead = np.arange(1, np.size(values) + 1)
+            ax.plot(ahead, values, color=colour, linestyle=style, linewidth=1.8, label=name)
+            known = ahead[np.isfinite(np.asarray(values, float))]
+            ax.set_xlim(0, max(ax.get_xlim()[1] if ax.lines[:-1] else 1, *known, 1))
+        ax.set(xlabel="steps ahead", ylabel=measure)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    for ax in axes.flat[len(panels_) :]:
+        ax.set_visible(False)
+    _legend(axes.flat[0])
+    return png(figure)
+
+
 def calibration(quantities: Sequence[tuple[str, str, Mapping[str, Bins]]]) -> PNG:
     """Draw what came over what was predicted; on the diagonal a prediction means what it says.
 

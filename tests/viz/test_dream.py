@@ -32,7 +32,7 @@ def test_the_film_strip_shows_real_above_and_dreamt_below():
 
 @pytest.mark.parametrize(("moment", "caption"), [(0, "seen"), (2, "seen"), (3, "+1 step"), (7, "+5 steps")])
 def test_captions_count_from_the_last_step_seen(moment, caption):
-    assert dream._caption(moment, 3) == caption
+    assert dream.caption(moment, 3) == caption
 
 
 def test_the_moving_dream_has_a_picture_for_each_step_and_repeats():

@@ -30,6 +30,8 @@ def is_png(content):
         lambda: figures.episodes([1.0, 2.0, 9.0], [10, 20, 90], [True, True, False], (1.5, 8.0)),
         lambda: figures.episodes([0.0], [1], [True], (0.0, 0.0)),
         lambda: figures.open_loop({"a": (np.arange(4), np.ones(4)), "b": (np.full(4, np.nan), np.full(4, np.nan))}),
+        lambda: figures.over_horizon({"a": {"x": np.arange(4), "y": np.full(4, np.nan)}, "b": {"y": np.ones(4)}}),
+        lambda: figures.over_horizon({"a": {"x": [np.nan]}}),
         lambda: figures.calibration([("p", "q", {"filtered": (STEPS, STEPS, STEPS), "open loop": (*NONE, [])})]),
         lambda: figures.calibration([("p", "q", {"filtered": (*NONE, [])})]),
         lambda: figures.returns(STEPS, STEPS, STEPS, STEPS / 1e4),
@@ -61,6 +63,18 @@ def test_open_loop_errors_stand_over_steps_ahead(drawn):
     np.testing.assert_allclose(lines["copy of the last state"][:2], [[1, 0.5], [2, 0.6]])
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("steps ahead", "RMS error (standard deviations)")
     assert ax.get_xlim() == (0, 2)
+
+
+def test_a_predictor_has_the_same_line_in_every_panel_over_the_horizon(drawn):
+    figures.over_horizon({"bits": {"model": [0.1, 0.2], "copy": [0.5, np.nan]}, "far": {"copy": [3.0], "floor": [1.0]}})
+    bits, far = drawn[0].axes
+    lines = [{line.get_label(): line for line in ax.lines} for ax in (bits, far)]
+    np.testing.assert_allclose(lines[0]["model"].get_xydata(), [[1, 0.1], [2, 0.2]])
+    np.testing.assert_allclose(lines[1]["floor"].get_xydata(), [[1, 1]])
+    look = lambda line: (line.get_color(), line.get_linestyle())
+    assert look(lines[0]["copy"]) == look(lines[1]["copy"])
+    assert len({look(line) for panel in lines for line in panel.values()}) == 3
+    assert (bits.get_ylabel(), bits.get_xlabel(), bits.get_xlim()) == ("bits", "steps ahead", (0, 2))
 
 
 def test_a_dream_begins_at_the_last_step_seen(drawn):

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from dm_env import specs
 from PIL import Image
+from toy_pixels import Ball
 
 from mbrl.agents.base import ActOutput, Agent, Diagnosis
 from mbrl.core.types import LAST, MID, TimeStep, action_dim, as_dict, restart
 from mbrl.envs import ENVS, EnvConfig, make_vector
+from mbrl.runner import report as runner_report
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import Program
 from mbrl.runner.report import EPISODES, make_report
+from mbrl.runner.report_frames import affordable
 from mbrl.runner.state import Faults, TrainState
 
 SLIDER = """<mujoco><worldbody><body><joint type="slide" axis="1 0 0"/><geom type="sphere" size="0.3"/></body>
@@ -147,6 +150,25 @@ def test_images_in_a_dict_discrete_actions_and_episodes_that_never_end(tmp_path,
         assert film.size == (160, 160)
     assert not (tmp_path / "dream_lines.png").exists()
     assert not (tmp_path / "losses.png").exists()
+
+
+def test_predicted_frames_are_judged_and_bodies_found_in_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_report, "_LONGEST", 40)
+    page = report(tmp_path, monkeypatch, Ball, time_limit=200)
+    for name in ("frames_image", "positions_image", "dream"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            image.load()
+    assert "Predicted frames: image" in page
+    assert "8 windows, of which 8 last to the end." in page
+    assert "<dt>bits, 45 ahead</dt><dd>0.000144 (copy: " in page  # the truth is known
+    assert "<dt>zero, 1 ahead</dt><dd>0 (copy: 0)</dd>" in page  # the vector beside it is judged as ever
+    assert "image, 1 ahead" not in page
+
+
+def test_large_images_are_recorded_in_fewer_steps():
+    spec = {"image": specs.Array((64, 64, 3), np.uint8), "state": specs.Array((3,), np.float32)}
+    assert affordable(spec, 8) == 2**28 // (64 * 64 * 3 * 4 * 8) == 682
+    assert affordable(spec["state"], 8) > 10**9
 
 
 def test_episodes_too_short_to_judge_are_said_to_be(tmp_path, monkeypatch):
