@@ -87,6 +87,16 @@ def to_env_action(spec: specs.Array, action: Float[Array, "*N A"]) -> Array:
     return action.reshape(action.shape[:-1] + tuple(spec.shape))
 
 
+def is_image(leaf: Any, axes: int = 0) -> bool:
+    """Return whether a spec, or an array with that many more leading axes, is of images: uint8 ``[H, W, C]``."""
+    return leaf.dtype == np.uint8 and len(leaf.shape) == axes + 3
+
+
+def image_top(spec: specs.Array) -> int:
+    """Return the largest value of an image's spec: 1 says that it is binary, 255 that it holds colours."""
+    return 1 if np.max(getattr(spec, "maximum", 255)) <= 1 else 255
+
+
 def example(spec: Spec) -> Observation:
     """Return zeros of a spec's shape and dtype, a dict for a dict."""
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec)

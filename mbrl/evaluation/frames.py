@@ -30,8 +30,9 @@ from jaxtyping import Array, Bool, Float, Int, Real, UInt8
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from mbrl.core.types import image_top, is_image
 from mbrl.evaluation import folds
-from mbrl.evaluation.model import is_image, until_border
+from mbrl.evaluation.model import until_border
 from mbrl.evaluation.positions import Positions, PositionScore, distances, make_readers
 
 CLIP = 1e-4  # probabilities of binary images keep this distance from 0 and 1
@@ -69,8 +70,7 @@ class FrameScore(NamedTuple):
 
 def image_tops(spec: Mapping[str, Any]) -> dict[str, int]:
     """Return the names of the images among observation specs, and the largest value of each: 1 says binary."""
-    tops = {name: np.max(getattr(leaf, "maximum", 255)) for name, leaf in spec.items() if is_image(leaf)}
-    return {name: 1 if top <= 1 else 255 for name, top in tops.items()}
+    return {name: image_top(leaf) for name, leaf in spec.items() if is_image(leaf)}
 
 
 def assess_frames(recorded: Recorded, context: int, horizon: int, positions: Positions | None = None) -> FrameScore:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from mbrl.agents.base import Agent, AgentState, Diagnosis
 from mbrl.core.errors import UserError
-from mbrl.core.types import FIRST, LAST, PRNGKey, Sequence, as_dict
+from mbrl.core.types import FIRST, LAST, PRNGKey, Sequence, as_dict, is_image
 
 CONSTANT = 1e-6  # a dimension that varies less than this is measured in its own units
 
@@ -67,11 +67,6 @@ class Assessment(NamedTuple):
     discount: Calibration
     discount_ahead: Calibration
     returns: ReturnGap
-
-
-def is_image(leaf: Any, axes: int = 0) -> bool:
-    """Return whether a spec, or an array with that many more leading axes, is of images: uint8 ``[H, W, C]``."""
-    return leaf.dtype == np.uint8 and len(leaf.shape) == axes + 3
 
 
 def make_diagnose(agent: Agent, context: int, horizon: int) -> Callable[[AgentState, PRNGKey, Sequence], Diagnosis]:

@@ -11,9 +11,8 @@ from jaxtyping import Array, Float
 
 from mbrl.core.distributions import SymlogVector, symlog
 from mbrl.core.errors import UserError
-from mbrl.core.types import Spec, as_dict
+from mbrl.core.types import Spec, as_dict, is_image
 from mbrl.nets.blocks import MLP, fan_in_init
-from mbrl.nets.images import is_image
 from mbrl.nets.precision import multiply_in
 
 

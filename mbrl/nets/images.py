@@ -10,13 +10,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from dm_env import specs
 from jaxtyping import Array, Float, Int, UInt8
 
 from mbrl.core.distributions import BinaryImage, ColourImage, LaplaceImage
 from mbrl.core.errors import UserError, unknown
-from mbrl.core.types import Spec, as_dict
+from mbrl.core.types import Spec, as_dict, image_top, is_image
 from mbrl.nets.blocks import NORM_EPSILON, BlockDense, DenseNormAct, fan_in_init, to_blocks
 from mbrl.nets.convolution import Sampling, double, halve, in_chunks
 from mbrl.nets.precision import multiply_in
@@ -56,11 +55,6 @@ class Picture(NamedTuple):
         """Shape of what the last stage leaves."""
         height, width, _ = self.shape
         return height >> len(self.depths), width >> len(self.depths), self.depths[-1]
-
-
-def is_image(spec: specs.Array) -> bool:
-    """Return whether a key holds an image: bytes ``[H, W, C]``."""
-    return spec.dtype == np.uint8 and len(spec.shape) == 3
 
 
 def pictures(spec: Spec, config: ImageConfig, blocks: int) -> dict[str, Picture]:
@@ -118,8 +112,7 @@ def _picture(name: str, spec: specs.Array, config: ImageConfig) -> Picture:
                         f"got {config.shift}")
     multiples = config.multiples + (config.multiples[-1],) * (stages - len(config.multiples))
     depths = tuple((config.depth or 0) * multiple for multiple in multiples[len(multiples) - stages :])
-    binary = isinstance(spec, specs.BoundedArray) and bool(np.all(spec.maximum == 1))
-    return Picture((height, width, channels), binary, depths)
+    return Picture((height, width, channels), image_top(spec) == 1, depths)
 
 
 def shift(image: UInt8[Array, "*N H W C"], by: Int[Array, "2"], most: int) -> UInt8[Array, "*N H W C"]:

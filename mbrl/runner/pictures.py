@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from mbrl.core.types import as_dict
+from mbrl.core.types import as_dict, is_image
 from mbrl.envs.base import Environment, VectorEnvironment
 from mbrl.envs.wrappers import Wrapper
-from mbrl.evaluation.model import is_image
 from mbrl.viz import draw, dream
 
 

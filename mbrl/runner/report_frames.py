@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mbrl.agents.base import Diagnosis
-from mbrl.core.types import FIRST, Sequence, as_dict
+from mbrl.core.types import FIRST, Sequence, as_dict, is_image
 from mbrl.evaluation import model as judge
 from mbrl.evaluation.frames import FrameScore, Recorded, assess_frames, image_tops
 from mbrl.evaluation.positions import Positions, PositionScore, ordered
@@ -24,7 +24,7 @@ _NAMES = {"model": "world model", "copy": "copy of the last frame", "linear": "l
 
 def affordable(spec: Any, environments: int) -> int:
     """Return how many steps of that many environments may be recorded, given the size of what they show."""
-    pixels = sum(int(np.prod(leaf.shape)) for leaf in as_dict(spec).values() if judge.is_image(leaf))
+    pixels = sum(int(np.prod(leaf.shape)) for leaf in as_dict(spec).values() if is_image(leaf))
     return _BYTES // (4 * pixels * environments) if pixels else np.iinfo(np.int32).max
 
 
