@@ -45,8 +45,8 @@ CONFIG = Config(
     replay=ReplayConfig(capacity=8192, batch_size=16, batch_length=10),
 )
 
-# 256 updates come with 640 env steps. Most probes are solved after 512 of them, these after 768, a picture after 1792.
-STEPS = {"cue": 5120, "sight": 5120, "delayed@12": 5120, "exact": 5120}
+# 256 updates come with 640 env steps. Most probes are solved after 512 of them, these after 768, a picture after 1024.
+STEPS = {"cue": 5120, "sight": 5760, "delayed@12": 5120, "exact": 5120}
 
 
 def train(name, latent="categorical"):
