@@ -6,10 +6,19 @@ taken off a pixel's coverage. So nothing need be divided by a depth, and corners
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from mbrl.envs.render.shapes import Hit, Map, Point, Rays, Rotation
+
+
+class Board(NamedTuple):
+    """A checker board."""
+
+    tile: tuple[float, float]  # the sides of a square
+    size: tuple[float, float]  # half the sides of the board
 
 
 def box(rays: Rays, centre: Point, axes: Rotation, size: Point, pixel: float) -> Hit:
@@ -24,7 +33,8 @@ def box(rays: Rays, centre: Point, axes: Rotation, size: Point, pixel: float) ->
                 corner = centre + (2 * a - 1) * size[i] * axes[:, i] + (2 * b - 1) * size[j] * axes[:, j]
                 outline = facing[i][a] ^ facing[j][b]
                 taken += jnp.where(outline, _beyond(rays, corner, axes[:, k], centre, pixel), 0.0)
-    depth, normal = jnp.full_like(rays.x, -1.0), (jnp.zeros_like(rays.x),) * 3
+    depth, still = jnp.full_like(rays.x, -1.0), jnp.zeros_like(rays.x)
+    normal = still, still, still
     for i in range(3):
         sign = jnp.sign(eye[i])
         towards = rays.dot(axes[:, i]) * sign
@@ -62,9 +72,9 @@ def _left(taken: Map, depth: Map, facing: Bool[Array, ""]) -> Map:
 
 
 def squares(
-    rays: Rays, centre: Point, axes: Rotation, tile: Float[Array, "2"], depth: Map, pixel: float
+    rays: Rays, centre: Point, axes: Rotation, board: Board, depth: Map, pixel: float
 ) -> Map:
-    """Return how much of each pixel of a plane lies on every other square of a board.
+    """Return how much of each pixel of a plane lies on every other square of a board, which begins at (-x, +y).
 
     A square wave averaged over a pixel is a difference of the triangle waves which are its integrals; the board is
     the product of one wave along each side.
@@ -75,9 +85,10 @@ def squares(
     for i in range(2):
         axis = axes[:, i]
         along = rays.dot(axis)
-        place = (depth * along - centre @ axis) / tile[i]
+        sign, tile = 1 - 2 * i, board.tile[i]
+        place = sign * (depth * along - centre @ axis) / tile + board.size[i] / tile % 2
         step = [axis[c] - along / tilt * axes[c, 2] for c in range(2)]
-        width = jnp.maximum((jnp.abs(step[0]) + jnp.abs(step[1])) * jnp.abs(depth) * pixel / tile[i], 1e-3)
+        width = jnp.maximum((jnp.abs(step[0]) + jnp.abs(step[1])) * jnp.abs(depth) * pixel / tile, 1e-3)
         # What is wider than a few squares is grey in all but rounding.
         wave = (_triangle(place + width / 2) - _triangle(place - width / 2)) / width
         product *= jnp.where(width > 16, 0.0, wave)

@@ -49,8 +49,8 @@ def _arm(kind: str, size: Float[np.ndarray, "3"]) -> tuple[int, float, float]:
         return 2, 0.0, float(size[0])
     if kind in ("capsule", "cylinder"):
         return 2, float(size[1]), float(size[0])
-    order = np.argsort(size)
-    return int(order[2]), float(size[order[2]] - size[order[1]]), float(size[order[1]])
+    radius = np.sort(size)[:2].mean()
+    return int(np.argmax(size)), float(max(size.max() - radius, 0.0)), float(radius)
 
 
 def shine(light: Light, lamp: Lamp, place: Vector) -> tuple[Vector, Float[Array, "..."]]:

@@ -18,7 +18,12 @@ from mbrl.envs.render.shapes import Map, Rays, Shape, Vector
 
 Stack: TypeAlias = Float[Array, "K H W"]
 
-_ROUND = {"sphere": shapes.sphere, "capsule": shapes.capsule, "ellipsoid": shapes.ellipsoid, "cylinder": shapes.cylinder}
+_ROUND = {
+    "sphere": shapes.sphere,
+    "capsule": shapes.capsule,
+    "ellipsoid": shapes.ellipsoid,
+    "cylinder": shapes.cylinder,
+}
 _BANDS = 4  # a picture is drawn in so many pieces, which stay in the cache
 _FIRST = 1e-6  # of two surfaces at the same depth, the shape that comes first in the scene is seen
 
@@ -100,7 +105,7 @@ def _band(scene: Scene, placed: Placed, rays: Rays, pixel: float) -> tuple[Map, 
     for kind in sorted(set(scene.kinds.tolist())):
         chosen = np.flatnonzero(scene.kinds == kind)
         if KINDS[kind] == "plane":
-            layers += [_plane(scene, placed, rays, pixel, g) for g in chosen]
+            layers += [_plane(scene, placed, rays, pixel, int(g)) for g in chosen]
         else:
             shape = _ROUND.get(KINDS[kind], partial(flat.box, pixel=pixel))
             layers.append(_solids(scene, placed, rays, shape, chosen))
@@ -135,12 +140,13 @@ def _plane(scene: Scene, placed: Placed, rays: Rays, pixel: float, g: int) -> La
     if scene.light is not None and placed.lamp is not None:
         share = share * (1 - shadow(scene.light, placed.lamp, placed.casters, centre, axes, rays, hit.depth))
     bright = lit(scene, rays, hit.normal, towards, share)
-    first, second = (np.float32(one[g]) for one in (scene.colours[:, :3], scene.seconds))
+    first, second = scene.colours[g].tolist(), scene.seconds[g].tolist()
     if scene.tiles[g].all():
-        mix = flat.squares(rays, centre, axes, scene.tiles[g], hit.depth, pixel)
-        colour = [float(first[c]) + float(second[c] - first[c]) * mix for c in range(3)]
+        board = flat.Board(tuple(scene.tiles[g].tolist()), tuple(scene.sizes[g, :2].tolist()))
+        mix = flat.squares(rays, centre, axes, board, hit.depth, pixel)
+        colour = [first[c] + (second[c] - first[c]) * mix for c in range(3)]
     else:
-        colour = [float(first[c]) for c in range(3)]
+        colour = first
     red, green, blue = (jnp.minimum(colour[c] * bright[c], 1.0)[None] for c in range(3))
     return Layer((placed.opacity[g] * hit.cover)[None], hit.depth[None], (red, green, blue))
 
@@ -158,11 +164,10 @@ def _over(layers: list[Layer], sky: tuple[Map, Map, Map]) -> tuple[Map, Map, Map
     """Lay shapes over one another: each is dimmed by all that are nearer, pixel by pixel."""
     depths, seen = [], 0
     for layer in layers:
-        order = 1 + _FIRST * np.arange(seen, seen + len(layer.depth), dtype=np.float32)
-        depths.append(layer.depth * order[:, None, None])
+        order = 1 + _FIRST * np.arange(seen, seen + len(layer.depth))
+        depths.append(layer.depth * jnp.asarray(order[:, None, None], jnp.float32))
         seen += len(layer.depth)
-    red, green, blue = sky
-    left, shares = jnp.ones_like(red), []
+    left, shares = jnp.ones_like(sky[0]), []
     for layer, depth in zip(layers, depths, strict=True):
         share = layer.cover
         for other, nearer in zip(layers, depths, strict=True):

@@ -104,11 +104,12 @@ def _geom(model: Any, i: int) -> tuple[Any, ...]:
     second, tile = colour[:3], np.zeros(2)
     texture = _texture(model, int(model.geom_matid[i]))
     if kind == "plane":
-        size[:2] = np.where(size[:2] > 0, size[:2], _ENDLESS)
+        endless = size[:2] <= 0
+        size[:2] = np.where(endless, _ENDLESS, size[:2])
         if texture is not None:
             first, other = _board(texture)
             second, colour[:3] = colour[:3] * other, colour[:3] * first
-            tile = _tile(model, int(model.geom_matid[i]), size)
+            tile = _tile(model, int(model.geom_matid[i]), np.where(endless, 1.0, size[:2]))
         elif model.geom_matid[i] < 0:
             second, tile = _PLAIN * second, np.full(2, _plain_tile(size))
     elif texture is not None:
@@ -144,10 +145,13 @@ def _board(texture: Float[np.ndarray, "H W 3"]) -> tuple[Float[np.ndarray, "3"],
     return np.median(left.reshape(-1, 3), axis=0), np.median(right.reshape(-1, 3), axis=0)
 
 
-def _tile(model: Any, material: int, size: Float[np.ndarray, "3"]) -> Float[np.ndarray, "2"]:
-    """Return the sides of a square of the texture's board, of which a period holds two."""
+def _tile(model: Any, material: int, size: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:
+    """Return the sides of a square of the texture's board; two of them are a period, and texrepeat counts periods.
+
+    It counts them per two metres where it is uniform and on planes without end, else over the whole plane.
+    """
     repeat = np.maximum(model.mat_texrepeat[material], 1e-6)
-    return 1 / repeat if model.mat_texuniform[material] else size[:2] / repeat
+    return 1 / repeat if model.mat_texuniform[material] else size / repeat
 
 
 def _plain_tile(size: Float[np.ndarray, "3"]) -> float:

@@ -115,7 +115,7 @@ def ellipsoid(rays: Rays, centre: Point, axes: Rotation, size: Point) -> Hit:
     cover = interval(apart, 1.0, slope * rays.blur)
     back = root((1 - apart**2) / square)
     q = q[0] - back * x, q[1] - back * y, q[2] - back * z
-    return _seen(cover, depth - back, _unit(tuple(_dot(q, column) for column in columns)))
+    return _seen(cover, depth - back, _unit((_dot(q, columns[0]), _dot(q, columns[1]), _dot(q, columns[2]))))
 
 
 def cylinder(rays: Rays, centre: Point, axes: Rotation, size: Point) -> Hit:

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from mbrl.envs.render.camera import FIXED, TRACK, Camera, Mount
 
 _FOVY = 45.0
-_MARGIN = 1.15  # how much more than the mechanism is seen
+_MARGIN = 1.25  # how much more than the mechanism is seen
+_FAR = 1.5  # slides that go further than this many times what is there are not followed to their end
+_TALL = 0.7  # what can fall over gets at least this share of its length as height
 _LEVEL, _LOOKING_DOWN = 8.0, 24.0  # degrees above the horizon: for what moves in a vertical plane, for all else
 _FREE, _BALL, _SLIDE, _HINGE = range(4)  # mjtJoint
 
@@ -84,18 +86,30 @@ def _extent(model: Any, data: Any, root: int | None) -> tuple[Float[np.ndarray, 
     drawn = [i for i in range(model.ngeom) if model.geom_type[i] != 0 and (root is None or bodies[i] > 0)]
     if not drawn:
         return -np.ones(3), np.ones(3)
-    spots, radius = data.geom_xpos[drawn], model.geom_rbound[drawn, None]
-    low, high = (spots - radius).min(axis=0), (spots + radius).max(axis=0)
-    for joint in np.flatnonzero((model.jnt_type == _SLIDE) & (model.jnt_limited > 0)):
-        along, (least, most) = data.xmat[model.jnt_bodyid[joint]].reshape(3, 3) @ model.jnt_axis[joint], model.jnt_range[joint]
-        if root is None and model.jnt_bodyid[joint] in bodies[drawn]:
-            inside = bodies[drawn] == model.jnt_bodyid[joint]
-            reach = np.stack([spots[inside] + least * along, spots[inside] + most * along]).reshape(-1, 3)
-            low, high = np.minimum(low, reach.min(axis=0)), np.maximum(high, reach.max(axis=0))
+    spots = data.geom_xpos[drawn]
+    sides = np.stack([np.abs(data.geom_xmat[i].reshape(3, 3)) @ _half_sides(model, i) for i in drawn])
+    low, high = (spots - sides).min(axis=0), (spots + sides).max(axis=0)
     if root is not None:  # what lies down may stand up, and what stands may fall
-        most = (high - low)[[0, 2]].max()
-        floor = low[2]
-        middle = (low + high) / 2
-        low[0], high[0] = middle[0] - most / 2, middle[0] + most / 2
-        low[2], high[2] = floor, max(high[2], floor + 0.8 * most)
+        most = (high - low).max()
+        middle = (low[0] + high[0]) / 2
+        low[0], high[0] = middle - most / 2, middle + most / 2
+        high[2] = max(high[2], low[2] + _TALL * most)
+        return low, high
+    usual = _FAR * (high - low).max()  # a range beyond that is there to be never reached
+    for joint in np.flatnonzero((model.jnt_type == _SLIDE) & (model.jnt_limited > 0)):
+        if np.abs(model.jnt_range[joint]).max() > usual:
+            continue
+        inside = bodies[drawn] == model.jnt_bodyid[joint]
+        along = data.xmat[model.jnt_bodyid[joint]].reshape(3, 3) @ model.jnt_axis[joint]
+        for end in model.jnt_range[joint]:
+            low = np.minimum(low, np.where(inside[:, None], spots + end * along, low).min(axis=0))
+            high = np.maximum(high, np.where(inside[:, None], spots + end * along, high).max(axis=0))
     return low, high
+
+
+def _half_sides(model: Any, geom: int) -> Float[np.ndarray, "3"]:
+    """Return the half sides of a box around a geom in its own frame."""
+    radius, half, _ = size = model.geom_size[geom]
+    kind = int(model.geom_type[geom])
+    round_ = {2: (radius,) * 3, 3: (radius, radius, half + radius), 5: (radius, radius, half)}  # mjtGeom
+    return np.array(round_.get(kind, size), float)
