@@ -31,16 +31,21 @@ class Casters(NamedTuple):
     centres: Float[Array, "C 3"]
     arms: Float[Array, "C 3"]  # from the middle to an end
     radii: Float[np.ndarray, "C"]
+    opacity: Float[Array, "C"]
 
 
-def casters(scene: Scene, centres: Float[Array, "G 3"], axes: Float[Array, "G 3 3"]) -> Casters:
-    """Return what casts shadows: all that is opaque and no plane, longest along its longest side."""
-    chosen = [g for g, kind in enumerate(scene.kinds) if KINDS[kind] != "plane" and scene.colours[g, 3] > 0.5]
+def casters(
+    scene: Scene, centres: Float[Array, "G 3"], axes: Float[Array, "G 3 3"], opacity: Float[Array, "G"]
+) -> Casters:
+    """Return what casts shadows: all that is opaque and no plane, with the segment along its longest side."""
+    shadows = scene.light is not None and scene.light.shadows
+    solid = (scene.kinds != KINDS.index("plane")) & (scene.colours[:, 3] > 0.5) & shadows
+    chosen = np.flatnonzero(solid).tolist()
     arms = [_arm(KINDS[scene.kinds[g]], scene.sizes[g]) for g in chosen]
     which = np.array([arm[0] for arm in arms], int)
     halves, radii = (np.array([arm[i] for arm in arms], np.float32) for i in (1, 2))
     index = np.array(chosen, int)
-    return Casters(centres[index], axes[index, :, which] * halves[:, None], radii)
+    return Casters(centres[index], axes[index, :, which] * halves[:, None], radii, opacity[index])
 
 
 def _arm(kind: str, size: Float[np.ndarray, "3"]) -> tuple[int, float, float]:
@@ -111,7 +116,7 @@ def shadow(
         return jnp.zeros_like(depth)
     spot = [depth * rays.dot(axes[:, i]) - centre @ axes[:, i] for i in range(2)]
     blur = depth * rays.blur / root(jnp.abs(rays.dot(axes[:, 2])) + 1e-2)
-    middles, arms = (shapes.centres - centre) @ axes, shapes.arms @ axes
+    middles, arms = (shapes.centres - centre[None]) @ axes, shapes.arms @ axes
     place, ahead = (lamp.place - centre) @ axes, lamp.ahead @ axes
 
     def project(point: Point) -> tuple[Float[Array, "2"], Float[Array, ""]]:
@@ -120,7 +125,7 @@ def shadow(
         grown = place[2] / jnp.maximum(place[2] - point[2], _SLANT)
         return place[:2] + (point[:2] - place[:2]) * grown, grown
 
-    def one(middle: Point, arm: Point, radius: Float[Array, ""]) -> Map:
+    def one(middle: Point, arm: Point, radius: Float[Array, ""], opacity: Float[Array, ""]) -> Map:
         (start, _), (end, _), (_, grown) = project(middle - arm), project(middle + arm), project(middle)
         radius = radius * grown
         x, y, along = spot[0] - start[0], spot[1] - start[1], end - start
@@ -128,6 +133,7 @@ def shadow(
         x, y = x - share * along[0], y - share * along[1]
         apart, soft = root(x * x + y * y), blur + _PENUMBRA * radius
         dark = jnp.clip((radius - apart) / soft + 0.5, 0, 1) - jnp.clip((-radius - apart) / soft + 0.5, 0, 1)
-        return jnp.where(middle[2] > -radius, dark, 0.0)
+        between = (middle[2] > -radius) & (light.endless | (middle[2] < place[2]))
+        return jnp.where(between, opacity * dark, 0.0)
 
-    return jax.vmap(one)(middles, arms, jnp.asarray(shapes.radii)).max(axis=0)
+    return jax.vmap(one)(middles, arms, jnp.asarray(shapes.radii), shapes.opacity).max(axis=0)

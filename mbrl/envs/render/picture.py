@@ -65,7 +65,7 @@ def draw(
     """
     sound = jnp.isfinite(positions).all() & jnp.isfinite(rotations).all()
     positions = jnp.where(sound, positions, 0.0)
-    frames = turn(jnp.where(sound, rotations, jnp.array([1.0, 0.0, 0.0, 0.0])))
+    frames = turn(jnp.where(sound, rotations, jnp.array([[1.0, 0.0, 0.0, 0.0]])))
     opacity = jnp.asarray(scene.colours[:, 3], jnp.float32) * jnp.where(scene.bodies == 0, 1.0, sound)
     placed = _place(scene, positions, frames, opacity)
     rays = Rays.grid(height, width, scene.camera.fovy)
@@ -91,12 +91,12 @@ def _place(
     own = turn(jnp.asarray(scene.turns, jnp.float32))
     bodies = frames[scene.bodies]
     centres = positions[scene.bodies] + jnp.einsum("gij,gj->gi", bodies, jnp.asarray(scene.offsets, jnp.float32))
-    centres, axes = (centres - eye) @ view, jnp.einsum("ji,gjk,gkl->gil", view, bodies, own)
+    centres, axes = (centres - eye[None]) @ view, jnp.einsum("ji,gjk,gkl->gil", view, bodies, own)
     lamp = None
     if scene.light is not None:
         place, _ = stand(scene.light.mount, positions, frames)
         lamp = Lamp((place - eye) @ view, jnp.asarray(scene.light.direction, jnp.float32) @ view)
-    return Placed(centres, axes, opacity, view[2], lamp, casters(scene, centres, axes))
+    return Placed(centres, axes, opacity, view[2], lamp, casters(scene, centres, axes, opacity))
 
 
 def _band(scene: Scene, placed: Placed, rays: Rays, pixel: float) -> tuple[Map, Map, Map]:

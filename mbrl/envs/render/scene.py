@@ -16,7 +16,7 @@ _MUJOCO = {0: "plane", 2: "sphere", 3: "capsule", 4: "ellipsoid", 5: "cylinder",
 _GROUPS = 3  # MuJoCo shows the first three unless told otherwise
 _ENDLESS = 1000.0  # metres: the half side of a plane without one
 _PLAIN = 0.9  # a plane of one colour gets squares of which every other one is darker
-_SKY = ((0.70, 0.80, 0.90), (0.33, 0.52, 0.76))  # horizon and zenith where the model has no sky of its own
+_SKY = ((0.62, 0.75, 0.88), (0.33, 0.52, 0.76))  # horizon and zenith where the model has no sky of its own
 _SHADES = 4  # coefficients of a sky's colour over the sine of the elevation
 
 
@@ -28,6 +28,7 @@ class Light(NamedTuple):
     endless: bool  # the same direction everywhere, as the sun's
     cutoff: float  # the cosine beyond which a spot is dark
     exponent: float  # how fast it falls off from its axis
+    shadows: bool
     colour: Float[np.ndarray, "3"]
 
 
@@ -197,5 +198,6 @@ def _light(model: Any) -> Light | None:
         endless=endless,
         cutoff=float(np.cos(np.radians(min(model.light_cutoff[i], 180.0)))) if spot else -1.0,
         exponent=float(model.light_exponent[i]) if spot else 0.0,
+        shadows=bool(model.light_castshadow[i]),
         colour=np.array(model.light_diffuse[i], float),
     )
