@@ -219,7 +219,7 @@ def evaluation(setting: Setting) -> Piece:
 
 
 def render(setting: Setting) -> Piece:
-    """A picture, 64 × 64, of each of 16 half cheetahs side by side."""
+    """A picture of 64 by 64 pixels of each of 16 half cheetahs side by side."""
     del setting
     env = make(EnvConfig("brax/halfcheetah@spring"))
     states, _ = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), _PICTURES))

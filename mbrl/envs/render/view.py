@@ -76,7 +76,7 @@ def _horizontal(model: Any) -> bool:
 
 
 def _moves_in_plane(model: Any, joint: int, normal: int) -> bool:
-    kind, slope = int(model.jnt_type[joint]), abs(model.jnt_axis[joint][normal])
+    kind, slope = int(model.jnt_type[joint]), abs(float(model.jnt_axis[joint][normal]))
     return (kind == _HINGE and slope > 0.99) or (kind == _SLIDE and slope < 0.01)
 
 
