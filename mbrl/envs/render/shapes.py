@@ -76,30 +76,34 @@ def sphere(rays: Rays, centre: Point, axes: Rotation, size: Point) -> Hit:
     so the ramp is put 1/(24 R) further in.
     """
     del axes
-    depth = rays.dot(centre) / rays.square
-    inset = (depth * rays.blur) ** 2 / (24 * size[0])
-    return _ball(rays, (_split(centre), depth), size[0], None, jnp.minimum(inset, 0.1 * size[0]))
+    radius, middle = size[0], _split(centre)
+    passing = rays.dot(centre) / rays.square
+    q = rays.beyond(middle, passing)
+    apart = _dot(q, q)
+    depth = passing - root((radius**2 - apart) / rays.square)
+    inset = jnp.minimum((passing * rays.blur) ** 2 / (24 * radius), 0.1 * radius)
+    return _ball(rays, middle, radius, depth, interval(root(apart), radius - inset, passing * rays.blur))
 
 
 def capsule(rays: Rays, centre: Point, axes: Rotation, size: Point) -> Hit:
     """All within ``size[0]`` of a segment of half length ``size[1]`` along the third of the ``axes``' columns.
 
     Its outline is where the ray is ``size[0]`` apart from the segment. Its surface is that of the ball around where
-    the ray enters the endless cylinder, seen along the axis, or around an end of the segment.
+    the ray enters the endless cylinder, seen along the axis, or around an end of the segment. How far the ray is from
+    a point on the axis grows with the square of that point's way from where they are nearest.
     """
     radius, half, axis = size[0], size[1], axes[:, 2]
     ahead, along, offset = rays.dot(centre), rays.dot(axis), centre @ axis
     sine = jnp.maximum(rays.square - along**2, 1e-6)
-    nearest = (along * ahead - rays.square * offset) / sine
-    apart = rays.dot(jnp.cross(centre, axis)) ** 2 / sine
-    entry = nearest - along * root((radius**2 - apart) / sine)
-
-    def ball(place: Map) -> tuple[Vector, Map]:
-        place = jnp.clip(place, -half, half)
-        x, y, z = (centre[i] + place * axis[i] for i in range(3))
-        return (x, y, z), (ahead + place * along) / rays.square
-
-    return _ball(rays, ball(entry), radius, ball(nearest))
+    inverse, grows = 1 / sine, sine / rays.square
+    nearest = (along * ahead - rays.square * offset) * inverse
+    apart = rays.dot(jnp.cross(centre, axis)) ** 2 * inverse
+    outline = apart + (jnp.clip(nearest, -half, half) - nearest) ** 2 * grows
+    entry = jnp.clip(nearest - along * root((radius**2 - apart) * inverse), -half, half)
+    inside = radius**2 - apart - (entry - nearest) ** 2 * grows
+    depth = (ahead + entry * along) / rays.square - root(inside / rays.square)
+    middle = centre[0] + entry * axis[0], centre[1] + entry * axis[1], centre[2] + entry * axis[2]
+    return _ball(rays, middle, radius, depth, interval(root(outline), radius, depth * rays.blur))
 
 
 def ellipsoid(rays: Rays, centre: Point, axes: Rotation, size: Point) -> Hit:
@@ -163,25 +167,11 @@ def _end(rays: Rays, centre: Point, axis: Point, radius: Float[Array, ""]) -> Hi
     return _seen(interval(apart, radius, slope * rays.blur), depth, q)
 
 
-def _ball(
-    rays: Rays,
-    ball: tuple[Vector, Map],
-    radius: Float[Array, ""],
-    outline: tuple[Vector, Map] | None,
-    inset: Map | float = 0.0,
-) -> Hit:
-    """A ball, given with the depth at which the ray passes it; ``outline`` is the ball at the edge, if another.
-
-    ``inset`` is how much smaller the outline's radius is.
-    """
-    q = rays.beyond(*ball)
-    apart = _dot(q, q)
-    edge = q if outline is None else rays.beyond(*outline)
-    depth = ball[1] if outline is None else outline[1]
-    cover = interval(root(_dot(edge, edge)), radius - inset, depth * rays.blur)
-    back = root((radius**2 - apart) / rays.square)
-    x, y, z = (q[0] - back * rays.x) / radius, (q[1] - back * rays.y) / radius, (q[2] - back) / radius
-    return _seen(cover, ball[1] - back, (x, y, z))
+def _ball(rays: Rays, middle: Vector, radius: Float[Array, ""], depth: Map, cover: Map) -> Hit:
+    """The hit of a surface at ``depth`` that faces away from ``middle``."""
+    x, y, z = rays.beyond(middle, depth)
+    scale = 1 / radius
+    return _seen(cover, depth, (x * scale, y * scale, z * scale))
 
 
 def _seen(cover: Map, depth: Map, normal: Vector) -> Hit:
