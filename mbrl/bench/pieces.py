@@ -15,7 +15,8 @@ from mbrl.agents.dreamer import Dreamer, DreamerConfig
 from mbrl.bench.flops import count
 from mbrl.bench.naive import Naive
 from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
-from mbrl.envs import make_vector
+from mbrl.envs import EnvConfig, make, make_vector
+from mbrl.envs.render import make_render
 from mbrl.evaluation.rollout import make_evaluate
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import make_program, updates_due
@@ -29,6 +30,7 @@ SEEN: dict[Obs, specs.Array] = {
 }
 ACTIONS = 6
 _EPISODE = 37  # steps of an episode in the made-up experience: a few borders in every batch
+_PICTURES = 16
 
 
 class Piece(NamedTuple):
@@ -231,6 +233,14 @@ def evaluation(setting: Setting) -> Piece:
     return Piece(evaluate, (state, jax.random.key(1)))
 
 
+def render(setting: Setting) -> Piece:
+    """A picture of 64 by 64 pixels of each of 16 half cheetahs side by side."""
+    del setting
+    env = make(EnvConfig("brax/halfcheetah@spring"))
+    states, _ = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), _PICTURES))
+    return Piece(jax.vmap(make_render(env, 64, 64)), (states,), _PICTURES)
+
+
 PIECES: dict[str, Callable[[Setting], Piece]] = {
     "train_step": train_step,
     "train_step_dynamics": lambda setting: train_step(setting, "dynamics"),
@@ -242,6 +252,7 @@ PIECES: dict[str, Callable[[Setting], Piece]] = {
     "epoch": epoch,
     "epoch_seeds": epoch_seeds,
     "evaluation": evaluation,
+    "render": render,
 }
 
 # What some pieces are timed beside, in turn, and the name it has in their rows.

@@ -3,6 +3,7 @@
 from mbrl.envs.base import Environment, EnvState, VectorEnvironment
 from mbrl.envs.config import EnvConfig
 from mbrl.envs.dm import HostEnv, HostVectorEnv, to_dm_env
+from mbrl.envs.pixels import Pixels
 from mbrl.envs.registry import ENVS, make, make_vector, names
 from mbrl.envs.vector import VectorEnv, VectorState
 from mbrl.envs.wrappers import ActionRepeat, RescaleAction, TimeLimit, unwrap
@@ -15,6 +16,7 @@ __all__ = [
     "Environment",
     "HostEnv",
     "HostVectorEnv",
+    "Pixels",
     "RescaleAction",
     "TimeLimit",
     "VectorEnv",

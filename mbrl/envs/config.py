@@ -18,3 +18,10 @@ class EnvConfig:
     """How many physics control steps each action is held; rewards add up, env steps count every one."""
     time_limit: int = 1000
     """Env steps after which an episode is truncated (the discount stays 1)."""
+    pixels: int = 0
+    """Height and width of a picture that is added to what is observed, as `image`; 0 for none."""
+    state: bool = True
+    """Beside the picture, observe what the environment tells of its state; without it the picture is all."""
+    camera: str = ""
+    """Which of the MuJoCo model's cameras takes the picture; empty for the suite's usual one (`dmc/`) or one that
+    sees the mechanism from the side and goes along with it (`brax/`)."""

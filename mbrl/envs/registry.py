@@ -15,6 +15,7 @@ from mbrl.envs.base import Environment, VectorEnvironment
 from mbrl.envs.brax import BraxEnv
 from mbrl.envs.config import EnvConfig
 from mbrl.envs.dm import HostEnv, HostVectorEnv
+from mbrl.envs.pixels import Pixels
 from mbrl.envs.playground import PlaygroundEnv
 from mbrl.envs.vector import VectorEnv
 from mbrl.envs.wrappers import ActionRepeat, RescaleAction, TimeLimit
@@ -41,11 +42,11 @@ def names() -> list[str]:
 
 
 def make(config: EnvConfig) -> Environment:
-    """Return one environment, ready to use: actions in [-1, 1] or discrete, held actions, a time limit.
+    """Return one environment, ready to use: actions in [-1, 1] or discrete, held actions, a time limit, pictures.
 
     Raises:
-        UserError: when the config names no environment or backend, asks for an impossible repeat or limit, or the
-            environment runs in Python and so only comes as a vector.
+        UserError: when the config names no environment or backend, asks for an impossible repeat, limit or picture,
+            or the environment runs in Python and so only comes as a vector.
     """
     _check(config)
     entry, variant = _find(config.name)
@@ -54,7 +55,9 @@ def make(config: EnvConfig) -> Environment:
     env = TimeLimit(entry() if variant is None else entry(variant), config.time_limit)
     if config.action_repeat > 1:
         env = ActionRepeat(env, config.action_repeat)
-    return env if isinstance(env.action_spec, specs.DiscreteArray) else RescaleAction(env, config.name)
+    if not isinstance(env.action_spec, specs.DiscreteArray):
+        env = RescaleAction(env, config.name)
+    return Pixels(env, config.pixels, config.state, config.camera or None) if config.pixels else env
 
 
 def make_vector(config: EnvConfig, num_envs: int) -> VectorEnvironment:
@@ -66,7 +69,7 @@ def make_vector(config: EnvConfig, num_envs: int) -> VectorEnvironment:
     entry, _ = _find(config.name)
     if not isinstance(entry, HostEnv):
         return VectorEnv(make(config), num_envs)
-    _check(config)
+    check(config)
     return HostVectorEnv(entry.constructor, num_envs, config.action_repeat, config.time_limit, config.name)
 
 
@@ -74,16 +77,27 @@ def check(config: EnvConfig) -> None:
     """Check that there is such an environment, without building it.
 
     Raises:
-        UserError: when the config names no environment, or asks for an impossible repeat or limit.
+        UserError: when the config names no environment, or asks for an impossible repeat, limit or picture.
     """
     _check(config)
-    _find(config.name)
+    entry, _ = _find(config.name)
+    if isinstance(entry, HostEnv) and config.pixels:
+        raise UserError(
+            f"environment {config.name!r} runs in Python, where nothing is drawn for it: leave env.pixels at 0 and let"
+            " it observe its own pictures"
+        )
 
 
 def _check(config: EnvConfig) -> None:
     for field in ("action_repeat", "time_limit"):
         if getattr(config, field) < 1:
             raise UserError(f"env.{field} is {getattr(config, field)}, but must be at least 1")
+    if config.pixels < 0:
+        raise UserError(f"env.pixels is {config.pixels}, but must be at least 1, or 0 for no picture")
+    if not config.pixels and not config.state:
+        raise UserError("env.state is false and env.pixels 0, so nothing would be observed: set one of them")
+    if not config.pixels and config.camera:
+        raise UserError(f"env.camera is {config.camera!r}, but no picture is taken: set env.pixels, for example to 64")
 
 
 def _find(name: str) -> tuple[Any, str | None]:

@@ -51,6 +51,13 @@ def unwrap(env: Environment, state: EnvState) -> tuple[Environment, EnvState]:
     return env, state
 
 
+def innermost(env: Environment) -> Environment:
+    """Return the environment that all wrappers hold."""
+    while isinstance(env, Wrapper):
+        env = env.env
+    return env
+
+
 def unit_spec(spec: specs.Array, name: str) -> specs.BoundedArray:
     """Return the spec of actions in [-1, 1] that stand for those of ``spec``.
 
