@@ -8,17 +8,15 @@ import jax
 import numpy as np
 
 from mbrl.core.types import as_dict, is_image
+from mbrl.envs import wrappers
 from mbrl.envs.base import Environment, VectorEnvironment
-from mbrl.envs.wrappers import Wrapper
 from mbrl.viz import draw, dream
 
 
 def innermost(env: Environment | VectorEnvironment) -> Any:
     """Return the environment inside all wrappers, None where it lives in Python."""
     base: Any = getattr(env, "env", None) if isinstance(env, VectorEnvironment) else env
-    while isinstance(base, Wrapper):
-        base = base.env
-    return base
+    return None if base is None else wrappers.innermost(base)
 
 
 def mechanism(base: Any) -> Any:

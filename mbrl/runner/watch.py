@@ -16,9 +16,10 @@ from jaxtyping import Array
 from mbrl.agents.base import Agent
 from mbrl.core.errors import UserError
 from mbrl.core.types import LAST, PRNGKey, Sequence, TimeStep, as_dict
-from mbrl.envs import ENVS, EnvConfig, VectorEnv, make, make_vector, unwrap
+from mbrl.envs import ENVS, EnvConfig, VectorEnv, make, make_vector
 from mbrl.envs.base import Environment, VectorEnvironment
 from mbrl.envs.dm import HostEnv
+from mbrl.envs.render import make_render
 from mbrl.envs.trees import strong
 from mbrl.evaluation.frames import image_tops
 from mbrl.evaluation.model import CONSTANT, make_diagnose
@@ -171,16 +172,9 @@ def _renderer(env: Environment, shot: Shot) -> Callable[[Any], Array]:
     Raises:
         UserError: it has no picture, or no such camera.
     """
-    base, image = innermost(env), image_key(env.observation_spec)
+    image = image_key(env.observation_spec)
     shape = as_dict(env.observation_spec)[image].shape if image else (1, 1)
-    sides = shot.size, round(shot.size * shape[1] / shape[0])
-    if hasattr(base, "render"):
-        if shot.camera is not None:
-            raise UserError(f"unknown camera {shot.camera!r}: this environment has a single view; leave out --camera")
-        return lambda state: base.render(unwrap(env, state)[1], *sides)
-    from mbrl.envs.render import make_render  # brings its compiled geometry, which few need
-
-    return make_render(env, *sides, shot.camera)
+    return make_render(env, shot.size, round(shot.size * shape[1] / shape[0]), shot.camera)
 
 
 def _drawn(draw: Callable[[Any], Array], states: Any) -> Frames:

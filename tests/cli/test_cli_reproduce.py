@@ -33,6 +33,8 @@ def here(tmp_path, monkeypatch):
     """A working folder with a suite and its experiment."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toys.yaml").write_text(SUITE)
+    later = SUITE.replace("name: toys", "name: later\nunavailable: its robot is not built")
+    (tmp_path / "later.yaml").write_text(later)
     (tmp_path / "toy.yaml").write_text(EXPERIMENT)
     return tmp_path
 
@@ -71,7 +73,7 @@ def test_a_missed_bar_is_exit_code_1(here):
 WRONG = {
     "no suite": ([], "mbrl reproduce needs SUITE"),
     "no such suite": (["quik"], "unknown suite 'quik'; did you mean 'quick'?"),
-    "a suite that cannot be run": (["dmc-vision"], "suite 'dmc-vision' cannot be run: its observations are pixels"),
+    "a suite that cannot be run": (["later.yaml"], "suite 'later' cannot be run: its robot is not built"),
     "no such task": (["toys.yaml", "--task", "reword"], "unknown task of suite 'toys': 'reword'; did you"),
     "no such agent": (["toys.yaml", "--agent", "toi"], "unknown agent of suite 'toys': 'toi'; did you mean 'toy'?"),
     "no number of seeds": (["toys.yaml", "--seeds", "many"], "--seeds is 'many', but must be"),
@@ -90,7 +92,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(argv, sentence, here, caps
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("mbrl: ")
     assert sentence in err
-    assert sorted(path.name for path in here.iterdir()) == ["toy.yaml", "toys.yaml"]
+    assert sorted(path.name for path in here.iterdir()) == ["later.yaml", "toy.yaml", "toys.yaml"]
 
 
 def test_help_loads_no_physics_and_no_pictures(tmp_path):

@@ -1,9 +1,7 @@
 """Films of environments and of runs, with an agent and worlds that compile in a moment."""
 
 import io
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import jax.numpy as jnp
 import numpy as np
@@ -77,9 +75,7 @@ def test_the_renderer_is_asked_for_environments_that_do_not_draw_themselves(here
         level = 130 if camera else 10
         return lambda state: jnp.full((height, width, 3), level + 10 * state.elapsed, jnp.uint8)
 
-    module = ModuleType("mbrl.envs.render")
-    module.make_render = make_render
-    monkeypatch.setitem(sys.modules, "mbrl.envs.render", module)
+    monkeypatch.setattr("mbrl.runner.watch.make_render", make_render)
     for words, level in (([], 10), (["--camera", "top"], 130)):
         assert main(["watch", "probe/cue", "--size", "32", "--steps", "50", "--out", "a.gif", *words]) == 0
         frames, _ = film(here / "a.gif")
@@ -129,7 +125,7 @@ def test_a_run_is_filmed_above_what_its_model_says(run, capsys):
     assert len(frames) == 9
     assert frames.shape[1] > 3 * 40
     assert main(["watch", "runs/a", "--size", "40", "--steps", "9", "--camera", "top"]) == 2
-    assert "unknown camera 'top'" in capsys.readouterr().err
+    assert "environment Ball draws itself, so it has no camera 'top'" in capsys.readouterr().err
     assert main(["watch", "runs/a", "--size", "40", "--steps", "3"]) == 0
     out = capsys.readouterr().out
     assert "not longer than the context, so nothing is imagined" in out
@@ -150,7 +146,8 @@ WRONG = {
     "a wrong seed": (["watch", "test/ball", "--seed", "-1"], "seed must lie between 0 and"),
     "another kind of file": (["watch", "test/ball", "--out", "a.avi"], "must end in .gif or .mp4, which 'a.avi' does"),
     "a folder that is not there": (["watch", "test/ball", "--out", "no/a.gif"], "there is no folder 'no'"),
-    "a camera that is not there": (["watch", "test/ball", "--camera", "x"], "unknown camera 'x'"),
+    "a camera that is not there": (["watch", "test/ball", "--camera", "x"], "so it has no camera 'x'"),
+    "nothing to draw": (["watch", "probe/cue"], "environment Cue has no picture"),
     "a run's option": (["watch", "test/ball", "--best"], "--best is for a run"),
     "an environment's option": (["watch", ".", "--policy", "zero"], "--policy is for an environment"),
     "an unknown policy": (["watch", "test/ball", "--policy", "good"], "must be one of random, zero"),
