@@ -8,18 +8,18 @@ tree evaluated anew, is greater than before.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
+import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mbrl.core.distributions import OneHot
 from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey
 from mbrl.planners import tree as trees
-from mbrl.planners.base import Plan, Problem, Warm, check, check_numbers, cold, into_bounds, moments, shifted
-from mbrl.planners.refine import climb, core
+from mbrl.planners.base import Plan, Problem, Warm, check, check_numbers, cold, into_bounds, moments, shifted, take
+from mbrl.planners.refine import Followed, best_paths, climb, follow
 from mbrl.planners.tree import Grown, Noise, Shape
 from mbrl.planners.tree_backup import NEVER, lower
 from mbrl.worldmodels.base import Latent
@@ -47,14 +47,16 @@ class SoftTreeConfig:
     """Of the soft maximum, in units of the spread of the root's candidates: towards 0 the best counts alone."""
     relative: bool = True
     """Whether the temperature is in such units; otherwise it is in those of the rewards."""
-    mix: bool = True
+    mix: bool = False
     """Whether a node's own value counts as one of its estimates beside those of the nodes below it."""
-    pessimism: float = 0.5
+    pessimism: float = 0.0
     """Kappa: how many deviations of the critics are taken off their mean."""
     refine: int = 10
     """Gradient steps on the tree's actions; 0 for none."""
     paths: int = 4
     """Root candidates that are refined, each with the best path below it; the rest of the tree is then left out."""
+    horizon: int = 5
+    """H, steps of a refined path, at least as many as rounds; and of the plan that the next search begins with."""
     step: float = 0.5
     """Length of the first gradient step, in the policy's deviations."""
     trust: float = 2.0
@@ -63,7 +65,7 @@ class SoftTreeConfig:
     """Whether a gradient step is kept only where the tree's pessimistic value rises; leave it on."""
     through: Literal["value", "unrolled"] = "value"
     """What a derivative of the plan sees: the refined actions as constants, or the gradient steps as well."""
-    choose: Literal["best", "mean"] = "best"
+    choose: Literal["best", "mean"] = "mean"
     """The action: the candidate with the greatest weight, or the weighted mean."""
 
 
@@ -91,71 +93,110 @@ class SoftTree:
     def steps(self) -> int:
         """Model steps of one plan; a derivative of one, by state and action alone, costs as much as the step."""
         config, looks = self.config, 1 + self.refine
-        return config.rounds * (config.width + (config.paths * (2 * looks + 1) if self.refine else 0))
+        refined = config.paths * config.horizon * (2 * looks + 1) if self.refine else 0
+        return config.rounds * config.width + refined
 
     def initial(self, batch_size: int) -> Warm:
         """Return the carry of environments that nothing was planned for."""
-        return cold(batch_size, self.config.rounds, self.problem.actions)
+        return cold(batch_size, self.config.horizon, self.problem.actions)
 
     def plan(self, params: Params, key: PRNGKey, latent: Latent, carry: Warm) -> tuple[Plan, Warm]:
         """Search from ``latent [B]`` (see ``Planner``)."""
-        noise = trees.draw(key, self.shape, carry.known.shape[0], self.problem.actions)
-        grown = self.search(params, latent, noise, carry)
-        return self.read(grown), shifted(*trees.best_path(grown.nodes, grown.worth.log_soft, self.config.rounds))
-
-    def search(self, params: Params, latent: Latent, noise: Noise, warm: Warm | None = None) -> Grown:
-        """Grow a tree from ``latent [B]`` on given noise and refine it; differentiable in params and latent."""
-        grown = trees.grow(self.problem, self.shape, params, latent, noise, warm)
+        tree_key, path_key = jax.random.split(key)
+        noise = trees.draw(tree_key, self.shape, carry.known.shape[0], self.problem.actions)
+        grown = self.grow(params, latent, noise, carry)
         if self.refine == 0:
-            return grown
-        shape, few = core(self.shape, jax.tree.map(stop, grown), self.config.paths)
-        hidden = stop if self.config.through == "value" else lambda x: x
-        heat, still = grown.temperature, hidden((params, latent, grown.temperature))
+            return self._unrefined(grown)
+        keys = jax.random.split(path_key, self.config.horizon)
+        followed, value = self.refined(params, latent, grown, keys, carry)
+        return self._refined(grown, followed, value)
 
-        def again(params: Params, latent: Latent, heat: Array, u: Array) -> Grown:
-            moved = few._replace(eps=few.eps + u.reshape(few.eps.shape))
-            return trees.regrow(self.problem, shape, params, latent, moved, noise.keys, heat)
+    def grow(self, params: Params, latent: Latent, noise: Noise, warm: Warm | None = None) -> Grown:
+        """Grow a tree from ``latent [B]`` on given noise; differentiable in parameters and latent."""
+        return trees.grow(self.problem, self.shape, params, latent, noise, warm)
 
-        value = lambda u: lower(again(*still, u).worth.edge, self.config.pessimism)[:, 1 : 1 + shape.width]
-        zero = jnp.zeros((few.eps.shape[0], shape.rounds, shape.width, few.eps.shape[-1]), few.eps.dtype)
-        u = climb(value, zero, self.refine, self.config.step, self.config.trust, self.config.guard)
-        return again(params, latent, heat, hidden(u))
+    def refined(
+        self, params: Params, latent: Latent, grown: Grown, keys: Array, warm: Warm
+    ) -> tuple[Followed, Float[Array, "B"]]:
+        """Refine a tree's best paths; differentiable in parameters and latent.
 
-    def value(self, grown: Grown) -> Float[Array, "B"]:
-        """Return the root's pessimistic value."""
-        return lower(grown.worth.value[:, :, 0], self.config.pessimism)
+        Args:
+            params: of the problem.
+            latent: the root, ``[B]``.
+            grown: the tree that was grown from it.
+            keys: ``[H]``, of the model's noise along the paths.
+            warm: the plan before, or zeros.
 
-    def read(self, grown: Grown) -> Plan:
-        """Return the plan that a tree amounts to."""
-        edges, worth = grown.nodes.edges, grown.worth
-        # With all of the root's candidates expanded in the first round, its children are there; else they may be anywhere.
-        width = (worth.log_soft.shape[1] - 1) // self.config.rounds
-        last = 1 + width if self.refine or self.shape.root == self.config.width else None
-        child = ((edges.parent == 0) & edges.present)[:, 1:last]
-        weights = jnp.where(child, jnp.exp(worth.log_soft[:, 1:last]), 0.0)
-        candidates = into_bounds(self.problem, grown.nodes.action[:, 1:last])
-        if self.config.choose == "mean" and not self.problem.discrete:
-            action = (weights[..., None] * candidates).sum(1)
+        Returns:
+            the paths, and the root's pessimistic value with them as its candidates.
+        """
+        config = self.config
+        paths = best_paths(jax.tree.map(stop, grown), config.paths, config.rounds, warm)
+        hidden = stop if config.through == "value" else lambda x: x
+        still = hidden((params, latent))
+        go = lambda params, latent, u: follow(self.problem, params, keys, latent, paths, u, config.mix)
+        look = lambda u: lower(go(*still, u).edge, config.pessimism)
+        u = climb(look, jnp.zeros_like(paths.eps), self.refine, config.step, config.trust, config.guard)
+        followed = go(params, latent, hidden(u))
+        heat = grown.temperature[None]
+        soft = heat * (jax.nn.logsumexp(followed.edge / heat[..., None], -1) - math.log(config.paths))
+        below = config.paths * config.horizon
+        root = (grown.nodes.edges.value[:, :, 0] + below * soft) / (1 + below) if config.mix else soft
+        return followed, lower(root, config.pessimism)
+
+    def _refined(self, grown: Grown, followed: Followed, value: Float[Array, "B"]) -> tuple[Plan, Warm]:
+        """Return the plan that refined paths amount to."""
+        q = lower(followed.edge, self.config.pessimism)
+        weights = jax.nn.softmax(q / grown.temperature[:, None])
+        taken = into_bounds(self.problem, followed.action)
+        if self.config.choose == "mean":
+            sequence = (weights[..., None, None] * taken).sum(1)
         else:
-            best = jnp.argmax(jnp.where(child, worth.log_soft[:, 1:last], 2 * NEVER), 1)
-            action = jax.vmap(lambda row, at: row[at])(candidates, best)
-        q = lower(worth.edge, self.config.pessimism)[:, 1:last]
-        sequence, _ = trees.best_path(grown.nodes, worth.log_soft, self.config.rounds)
-        return Plan(
+            sequence = take(taken, jnp.argmax(q, -1)[:, None])[:, 0]
+        plan = Plan(
+            action=sequence[:, 0],
+            candidates=taken[:, :, 0],
+            weights=weights,
+            value=value,
+            spread=moments(q, weights)[1],
+            sequence=sequence,
+            fan=followed.latent,
+            tree=grown,
+            steps=jnp.int32(self.steps),
+        )
+        return plan, shifted(sequence, jnp.ones(sequence.shape[:2]))
+
+    def _unrefined(self, grown: Grown) -> tuple[Plan, Warm]:
+        """Return the plan that a tree amounts to."""
+        config, edges, worth = self.config, grown.nodes.edges, grown.worth
+        # With all of the root's candidates expanded in the first round, its children are there; else anywhere.
+        last = 1 + config.width if self.shape.root == config.width else None
+        child = ((edges.parent == 0) & edges.present)[:, 1:last]
+        log_soft = jnp.where(child, worth.log_soft[:, 1:last], 2 * NEVER)
+        weights = jnp.where(child, jnp.exp(log_soft), 0.0)
+        candidates = into_bounds(self.problem, grown.nodes.action[:, 1:last])
+        sequence, known = trees.best_path(grown.nodes, worth.log_soft, config.rounds)
+        action = into_bounds(self.problem, sequence[:, 0])
+        if config.choose == "mean" and not self.problem.discrete:
+            action = (weights[..., None] * candidates).sum(1)
+        plan = Plan(
             action=action,
             candidates=candidates,
             weights=weights,
-            value=self.value(grown),
-            spread=moments(q, weights)[1],
+            value=lower(worth.value[:, :, 0], config.pessimism),
+            spread=moments(lower(worth.edge, config.pessimism)[:, 1:last], weights)[1],
             sequence=sequence,
             fan=None,
             tree=grown,
             steps=jnp.int32(self.steps),
         )
+        rest = config.horizon - config.rounds
+        pad = lambda x: jnp.pad(x, ((0, 0), (0, rest)) + ((0, 0),) * (x.ndim - 2))
+        return plan, shifted(pad(sequence), pad(known))
 
 
 def _check(config: SoftTreeConfig, problem: Problem) -> None:
-    least = {"rounds": 1, "width": 1, "candidates": 1, "pessimism": 0, "refine": 0, "paths": 1, "step": 0, "trust": 0}
+    least = {"rounds": 1, "width": 1, "candidates": 1, "pessimism": 0, "refine": 0, "paths": 1, "horizon": config.rounds, "step": 0, "trust": 0}
     check_numbers("soft_tree", config, least, {"rounds": 64, "width": 4096, "candidates": 4096})
     if not 0 < config.temperature < float("inf"):
         raise UserError(f"planner soft_tree: temperature must be above 0 and finite; got {config.temperature}")

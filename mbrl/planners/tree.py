@@ -69,15 +69,6 @@ class Nodes(NamedTuple):
     planned: Bool[Array, "B N"]  # on the path of the plan before
 
 
-class Structure(NamedTuple):
-    """Which edges a tree has, and what noise its actions: all nodes but the root."""
-
-    parent: Int[Array, "B RM"]
-    slot: Int[Array, "B RM"]
-    present: Bool[Array, "B RM"]
-    eps: Float[Array, "B RM A"]
-
-
 class Grown(NamedTuple):
     """A tree that is finished."""
 
@@ -121,30 +112,6 @@ def grow(
         found = _valued(problem, shape, nodes, temperature)
         place = place if last else _choose(shape, nodes, found, noise)
     return Grown(nodes, found, temperature)
-
-
-def regrow(
-    problem: Problem,
-    shape: Shape,
-    params: Params,
-    latent: Latent,
-    plan: Structure,
-    keys: Array,
-    temperature: Float[Array, "B"],
-) -> Grown:
-    """Return the tree of a given structure from ``latent [B]``: known edges, new states."""
-    nodes, noise = _sprout(problem, params, latent), Noise(plan.eps, plan.eps[..., 0], keys)
-    for number in range(shape.rounds):
-        at = slice(number * shape.width, (number + 1) * shape.width)
-        place = plan.parent[:, at], plan.slot[:, at], plan.present[:, at]
-        nodes = _expand(problem, params, nodes, place, plan.eps[:, at], noise, number + 1 == shape.rounds)
-    return Grown(nodes, _valued(problem, shape, nodes, temperature), temperature)
-
-
-def structure(grown: Grown) -> Structure:
-    """Return what ``regrow`` needs to grow the same tree again."""
-    edges = grown.nodes.edges
-    return Structure(edges.parent[:, 1:], grown.nodes.slot[:, 1:], edges.present[:, 1:], grown.nodes.eps[:, 1:])
 
 
 def _valued(problem: Problem, shape: Shape, nodes: Nodes, temperature: Float[Array, "B"]) -> Worth:
@@ -274,13 +241,31 @@ def act(proposal: Proposal, eps: Float[Array, "B M A"], slot: Int[Array, "B M"])
     return jnp.tanh(inner) if isinstance(proposal, TanhNormal) else inner
 
 
+def push(
+    proposal: Proposal,
+    eps: Float[Array, "B M A"],
+    given: Float[Array, "B M A"],
+    planned: Bool[Array, "B M"],
+    u: Float[Array, "B M A"],
+) -> Float[Array, "B M A"]:
+    """Return squash(mu + sigma (eps + u)), or squash(squash^-1(given) + sigma u) where that was planned."""
+    assert not isinstance(proposal, OneHot)
+    start = jnp.where(planned[..., None], _inside(proposal, given), proposal.loc + proposal.scale * eps)
+    inner = start + proposal.scale * u
+    return jnp.tanh(inner) if isinstance(proposal, TanhNormal) else inner
+
+
+def _inside(proposal: Squashed | TanhNormal, action: Float[Array, "B M A"]) -> Float[Array, "B M A"]:
+    """Return what is squashed to an action."""
+    edge = 1.0 - 1e-6
+    return action if isinstance(proposal, Squashed) else jnp.arctanh(jnp.clip(action, -edge, edge))
+
+
 def _eps_of(proposal: Proposal, action: Float[Array, "B M A"]) -> Float[Array, "B M A"]:
     """Return the noise with which a policy would have taken an action."""
     if isinstance(proposal, OneHot):
         return action
-    edge = 1.0 - 1e-6
-    inner = action if isinstance(proposal, Squashed) else jnp.arctanh(jnp.clip(action, -edge, edge))
-    return (inner - proposal.loc) / proposal.scale
+    return (_inside(proposal, action) - proposal.loc) / proposal.scale
 
 
 def _log_weight(proposal: Proposal, noise: Noise, slot: Int[Array, "B M"]) -> Float[Array, "B M"]:
