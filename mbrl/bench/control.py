@@ -47,9 +47,10 @@ class LQR(NamedTuple):
     k: np.ndarray  # [A, S]
 
 
-def riccati(a: np.ndarray, b: np.ndarray, q: np.ndarray, r: np.ndarray, gamma: float, steps: int) -> list[tuple]:
+def riccati(a: np.ndarray, b: np.ndarray, q: np.ndarray, r: np.ndarray, gamma: float, steps: int) -> list:
     """Return (P, K) with 0, 1, …, ``steps`` steps to go, P = 0 with none (Bertsekas 2017, section 3.1, discounted)."""
-    p, found = np.zeros_like(q), [(np.zeros_like(q), np.zeros((b.shape[1], a.shape[0])))]
+    p = np.zeros_like(q)
+    found: list[tuple[np.ndarray, np.ndarray]] = [(p, np.zeros((b.shape[1], a.shape[0])))]
     for _ in range(steps):
         k = np.linalg.solve(r + gamma * b.T @ p @ b, gamma * b.T @ p @ a)
         p = q + gamma * a.T @ p @ (a - b @ k)

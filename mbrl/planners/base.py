@@ -7,7 +7,7 @@ environments, K candidates, H horizon, A action, E critics, M nodes side by side
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -75,6 +75,11 @@ class Plan(NamedTuple):
 @runtime_checkable
 class Planner(Protocol):
     """Searches inside a model; knows it as a ``Problem`` alone. Pure, batched over environments, jit-able."""
+
+    @property
+    def steps(self) -> int:
+        """Model steps of one plan of one environment; a derivative of one, by state and action, counts as one more."""
+        ...
 
     def initial(self, batch_size: int) -> Carry:
         """Return the carry of B environments that nothing was planned for yet."""
@@ -182,7 +187,7 @@ def check(planner: str, problem: Problem, *needs: str) -> None:
         raise UserError(f"{planner} needs continuous actions and these are discrete; take mctx or soft_tree")
 
 
-def check_numbers(planner: str, config: Any, least: dict[str, float], most: dict[str, float]) -> None:
+def check_numbers(planner: str, config: Any, least: Mapping[str, float], most: Mapping[str, float]) -> None:
     """Raise a UserError for the first field of a config that is not finite or not within its bounds (inclusive)."""
     for name in least:
         value, low, high = getattr(config, name), least[name], most.get(name, math.inf)
@@ -204,7 +209,8 @@ def into_bounds(problem: Problem, action: Float[Array, "*N A"]) -> Float[Array, 
     """Return actions clipped to the problem's bounds."""
     low, high = bounds(problem)
     lead = (1,) * (action.ndim - 1)
-    return jnp.clip(action, low.reshape((*lead, -1)).astype(action.dtype), high.reshape((*lead, -1)).astype(action.dtype))
+    low, high = (jnp.asarray(x.reshape((*lead, -1)), action.dtype) for x in (low, high))
+    return jnp.clip(action, low, high)
 
 
 def branch(

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import mctx
+import mctx as _mctx
 from jaxtyping import Array, Float, Int
 
 from mbrl.core import parallel
@@ -22,6 +22,8 @@ from mbrl.core.types import Params, PRNGKey
 from mbrl.planners import tree as trees
 from mbrl.planners.base import Plan, Problem, check, check_numbers, into_bounds, moments, normal, worth
 from mbrl.worldmodels.base import Latent
+
+mctx: Any = _mctx  # its dataclasses, made by chex, look without fields to a type checker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +42,8 @@ class MCTSConfig:
     """Share of the candidates that is drawn with a wider deviation."""
     wide: float = 2.0
     """How much wider."""
-    gumbel: float = 1.0
-    """Scale of the noise that the root's actions are chosen with; 0 for none."""
+    gumbel: float = 0.0
+    """Scale of the noise that the root's actions are chosen with: 1 to explore in training, 0 to act as well as can be."""
 
 
 class MCTS:
@@ -76,7 +78,7 @@ class MCTS:
         """Search from ``latent [B]`` (see ``Planner``)."""
         root_key, search_key = jax.random.split(key)
         candidates, logits, value = self._look(params, root_key, latent)
-        root: Any = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=(latent, candidates))
+        root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=(latent, candidates))
         output = mctx.gumbel_muzero_policy(
             params, search_key, root, self._recur, self.config.simulations,
             max_num_considered_actions=self.config.considered, gumbel_scale=self.config.gumbel,
@@ -103,7 +105,7 @@ class MCTS:
         step_key, look_key = jax.random.split(key)
         arrival = self.problem.step(params, step_key, latent, _pick(candidates, action))
         following, logits, value = self._look(params, look_key, arrival.latent)
-        output: Any = mctx.RecurrentFnOutput(
+        output = mctx.RecurrentFnOutput(
             reward=arrival.reward,
             discount=self.problem.discount * arrival.going,
             prior_logits=logits,

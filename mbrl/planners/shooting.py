@@ -1,10 +1,10 @@
 """Planning by trying whole action sequences: random shooting, CEM, iCEM and MPPI, which share one loop.
 
-Each iteration draws S sequences a = clip(mean + std eps) (those of the policy and the best so far among them), rolls the
-model forward on common random numbers, and moves mean and deviation to those of the elites under weights:
+Each iteration draws S sequences a = clip(mean + std eps) (those of the policy and the best so far among them), rolls
+the model forward on common random numbers, and moves mean and deviation to those of the elites under weights:
     random   one iteration, uniform over the action space; the best counts alone
     cem      all elites alike (Rubinstein 1999)
-    icem     the same with eps of a power spectrum f^-colour, some elites kept, a shifted warm start (Pinneri et al. 2020)
+    icem     the same, eps of a power spectrum f^-colour, some elites kept, a shifted warm start (Pinneri et al. 2020)
     mppi     elites by w_i ∝ e^{temperature (R_i - max R)} (Hansen et al. 2024, appendix; Williams et al. 2015)
 """
 
@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mbrl.core import parallel
-from mbrl.core.distributions import OneHot
 from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey
 from mbrl.planners import tree as trees
@@ -259,7 +258,8 @@ def _check(config: ShootingConfig) -> None:
     check_numbers(config.name, config, least, {"horizon": 1000})
     if not config.min_std <= config.max_std < float("inf"):
         raise UserError(
-            f"planner {config.name}: max_std must be finite and at least min_std ({config.min_std}); got {config.max_std}"
+            f"planner {config.name}: max_std must be finite and at least min_std ({config.min_std}); got "
+            f"{config.max_std}"
         )
     if config.elites > config.samples:
         raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -47,15 +47,15 @@ class SoftTreeConfig:
     """Of the soft maximum, in units of the spread of the root's candidates: towards 0 the best counts alone."""
     relative: bool = True
     """Whether the temperature is in such units; otherwise it is in those of the rewards."""
-    mix: bool = False
+    mix: bool = True
     """Whether a node's own value counts as one of its estimates beside those of the nodes below it."""
-    pessimism: float = 0.0
+    pessimism: float = 0.5
     """Kappa: how many deviations of the critics are taken off their mean."""
-    refine: int = 10
+    refine: int = 7
     """Gradient steps on the tree's actions; 0 for none."""
     paths: int = 4
     """Root candidates that are refined, each with the best path below it; the rest of the tree is then left out."""
-    horizon: int = 5
+    horizon: int = 8
     """H, steps of a refined path, at least as many as rounds; and of the plan that the next search begins with."""
     step: float = 0.5
     """Length of the first gradient step, in the policy's deviations."""
@@ -132,17 +132,17 @@ class SoftTree:
         """
         config = self.config
         paths = best_paths(jax.tree.map(stop, grown), config.paths, config.rounds, warm)
-        hidden = stop if config.through == "value" else lambda x: x
-        still = hidden((params, latent))
+        hidden: Any = stop if config.through == "value" else lambda x: x
+        seen, root = hidden((params, latent))
         go = lambda params, latent, u: follow(self.problem, params, keys, latent, paths, u, config.mix)
-        look = lambda u: lower(go(*still, u).edge, config.pessimism)
+        look = lambda u: lower(go(seen, root, u).edge, config.pessimism)
         u = climb(look, jnp.zeros_like(paths.eps), self.refine, config.step, config.trust, config.guard)
         followed = go(params, latent, hidden(u))
         heat = grown.temperature[None]
         soft = heat * (jax.nn.logsumexp(followed.edge / heat[..., None], -1) - math.log(config.paths))
         below = config.paths * config.horizon
-        root = (grown.nodes.edges.value[:, :, 0] + below * soft) / (1 + below) if config.mix else soft
-        return followed, lower(root, config.pessimism)
+        worth = (grown.nodes.edges.value[:, :, 0] + below * soft) / (1 + below) if config.mix else soft
+        return followed, lower(worth, config.pessimism)
 
     def _refined(self, grown: Grown, followed: Followed, value: Float[Array, "B"]) -> tuple[Plan, Warm]:
         """Return the plan that refined paths amount to."""
@@ -196,8 +196,9 @@ class SoftTree:
 
 
 def _check(config: SoftTreeConfig, problem: Problem) -> None:
-    least = {"rounds": 1, "width": 1, "candidates": 1, "pessimism": 0, "refine": 0, "paths": 1, "horizon": config.rounds, "step": 0, "trust": 0}
-    check_numbers("soft_tree", config, least, {"rounds": 64, "width": 4096, "candidates": 4096})
+    least: dict[str, float] = dict.fromkeys(("rounds", "width", "candidates", "paths"), 1)
+    least |= dict.fromkeys(("pessimism", "refine", "step", "trust"), 0) | {"horizon": config.rounds}
+    check_numbers("soft_tree", config, least, {"rounds": 64, "width": 4096, "candidates": 4096, "horizon": 1000})
     if not 0 < config.temperature < float("inf"):
         raise UserError(f"planner soft_tree: temperature must be above 0 and finite; got {config.temperature}")
     if config.root_candidates is not None and config.root_candidates < config.width:
@@ -212,6 +213,6 @@ def _check(config: SoftTreeConfig, problem: Problem) -> None:
     root = config.root_candidates or config.width
     if problem.discrete and (root, config.candidates) != (problem.actions,) * 2:
         raise UserError(
-            f"planner soft_tree takes all of a discrete action space: candidates and width (or root_candidates) must be "
+            "planner soft_tree takes all of a discrete action space: candidates and width (or root_candidates) must be "
             f"{problem.actions}; got {config.candidates} and {root}"
         )

@@ -1,16 +1,16 @@
 """A tree of imagined states that grows M nodes at a time, with static shapes N = 1 + R M.
 
-A node is a state that an edge led to; an edge is a candidate action of its parent, a = squash(mu + sigma eps)
-with the parent's policy mu and sigma; what is refined adds delta = sigma u inside, that is, u to eps. Each round expands the M edges with the greatest log rho + log w + Gumbel noise:
-sampling without replacement in proportion to rho w (Kool et al. 2019), where rho is the product of the soft weights on
-the path. Candidates of one node are drawn alike, so a candidate's eps is drawn when its edge is expanded: the same
-search, without noise for the many that never are.
+A node is a state that an edge led to; an edge is a candidate action of its parent, a = squash(mu + sigma eps) with the
+parent's policy mu and sigma. Each round expands the M edges with the greatest log rho + log w + Gumbel noise: sampling
+without replacement in proportion to rho w (Kool et al. 2019), rho being the product of the soft weights on the path.
+Candidates of one node are drawn alike, so a candidate's eps is drawn when its edge is expanded: the same search,
+without noise for the many that never are.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -286,5 +286,5 @@ def _scaled(shape: Shape, nodes: Nodes, discount: float) -> Float[Array, "B"]:
     return shape.temperature * jnp.sqrt(variance + 1e-12)
 
 
-def _joined(old, new, axis: int):
+def _joined(old: Any, new: Any, axis: int) -> Any:
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis), old, new)
