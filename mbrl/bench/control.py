@@ -132,8 +132,13 @@ def pendulum_table(rows: int = 121, columns: int = 121, actions: int = 41, sweep
     pushes = jnp.linspace(-1.0, 1.0, actions)
     rows_of = lambda push: swing(states, jnp.broadcast_to(push, (rows, columns, 1)))
     after, reward = jax.vmap(rows_of)(pushes)
-    sweep = lambda _, table: (reward + GAMMA * interpolate(table, after)).max(0)
-    return jax.jit(lambda: jax.lax.fori_loop(0, sweeps, sweep, jnp.zeros((rows, columns))))()
+
+    # The grid is an argument: the compiler would work out what it can of a constant, for seconds.
+    def iterate(after: Array, reward: Array) -> Array:
+        sweep = lambda _, table: (reward + GAMMA * interpolate(table, after)).max(0)
+        return jax.lax.fori_loop(0, sweeps, sweep, jnp.zeros((rows, columns)))
+
+    return jax.jit(iterate)(after, reward)
 
 
 def pendulum(noise: float = 0.0) -> Known:

@@ -187,7 +187,7 @@ def check(planner: str, problem: Problem, *needs: str) -> None:
         raise UserError(f"{planner} needs continuous actions and these are discrete; take mctx or soft_tree")
 
 
-def check_numbers(planner: str, config: Any, least: Mapping[str, float], most: Mapping[str, float]) -> None:
+def check_numbers(planner: str, config: Any, least: Mapping[str, float | int], most: Mapping[str, float | int]) -> None:
     """Raise a UserError for the first field of a config that is not finite or not within its bounds (inclusive)."""
     for name in least:
         value, low, high = getattr(config, name), least[name], most.get(name, math.inf)

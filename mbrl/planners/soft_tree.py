@@ -196,7 +196,7 @@ class SoftTree:
 
 
 def _check(config: SoftTreeConfig, problem: Problem) -> None:
-    least: dict[str, float] = dict.fromkeys(("rounds", "width", "candidates", "paths"), 1)
+    least: dict[str, float | int] = dict.fromkeys(("rounds", "width", "candidates", "paths"), 1)
     least |= dict.fromkeys(("pessimism", "refine", "step", "trust"), 0) | {"horizon": config.rounds}
     check_numbers("soft_tree", config, least, {"rounds": 64, "width": 4096, "candidates": 4096, "horizon": 1000})
     if not 0 < config.temperature < float("inf"):

@@ -104,8 +104,11 @@ def _soft(
     return scale * (each - total[None]), jnp.where(child, share, 0.0).sum(1)
 
 
-def _log_sum(member: Bool[Array, "*N C"], logits: Float[Array, "*N C"]) -> Float[Array, "*N"]:
-    """Return the logarithm of the members' summed exponentials; ``NEVER`` where there is no member."""
+def _log_sum(member: Bool[Array, "..."], logits: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return the logarithm of the members' summed exponentials along the last axis; ``NEVER`` where there is none.
+
+    The two are of one rank and broadcast against each other.
+    """
     masked = jnp.where(member, logits, NEVER)
     top = masked.max(-1)
     some = top > NEVER / 2
