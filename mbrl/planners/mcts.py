@@ -43,7 +43,7 @@ class MCTSConfig:
     wide: float = 2.0
     """How much wider."""
     gumbel: float = 0.0
-    """Scale of the noise that the root's actions are chosen with: 1 to explore in training, 0 to act as well as can be."""
+    """Scale of the noise that the root's actions are chosen with: 1 to explore in training, 0 to act."""
 
 
 class MCTS:

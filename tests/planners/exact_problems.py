@@ -17,8 +17,8 @@ def line(policy_std=0.3, value=lambda s: -2.0 * s**2, discount=0.9, going=lambda
         s = after[..., 0]
         return Arrival(after, -(s**2) - 0.1 * action[..., 0] ** 2, going(s))
 
-    policy = lambda params, latent: Squashed(-0.3 * latent, jnp.full_like(latent, policy_std))
-    critic = None if value is None else lambda params, latent: value(latent[..., 0])[None]
+    policy = lambda _, latent: Squashed(-0.3 * latent, jnp.full_like(latent, policy_std))
+    critic = None if value is None else lambda _, latent: value(latent[..., 0])[None]
     return Problem(step, 1, discount, policy, critic, -wide, wide)
 
 
@@ -50,13 +50,13 @@ class Table:
     def problem(self):
         def step(params, key, latent, action):
             del params, key
-            pick = lambda table: (jnp.asarray(table[0] if isinstance(table, tuple) else table)[latent] * action).sum(-1)
+            pick = lambda table: (jnp.asarray(table)[latent] * action).sum(-1)
             after = (jnp.asarray(self.following)[latent] * action.astype(int)).sum(-1)
             reward, going = (pick(np.asarray(x, np.float32)) for x in (self.reward, self.going))
             return Arrival(after, reward, going)
 
-        policy = lambda params, latent: OneHot(jnp.log(jnp.asarray(self.policy, jnp.float32))[latent])
-        value = lambda params, latent: jnp.asarray(self.value, jnp.float32)[latent][None]
+        policy = lambda _, latent: OneHot(jnp.log(jnp.asarray(self.policy, jnp.float32))[latent])
+        value = lambda _, latent: jnp.asarray(self.value, jnp.float32)[latent][None]
         return Problem(step, self.actions, self.discount, policy, value, discrete=True)
 
     def expectimax(self, state, depth, soft=None):

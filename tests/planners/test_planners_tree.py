@@ -82,11 +82,12 @@ def finite_lqr():
     a, b, q, r, _, _ = (jnp.asarray(x, jnp.float32) for x in system)
 
     def step(params, key, x, u):
+        del params, key
         reward = -jnp.einsum("bi,ij,bj->b", x, q, x) - jnp.einsum("bi,ij,bj->b", u, r, u)
         return Arrival(x @ a.T + u @ b.T, reward, jnp.ones_like(reward))
 
-    policy = lambda params, x: Squashed(jnp.zeros((*x.shape[:-1], 2)), jnp.ones((*x.shape[:-1], 2)))
-    value = lambda params, x: jnp.zeros(x.shape[:-1])[None]
+    policy = lambda _, x: Squashed(jnp.zeros((*x.shape[:-1], 2)), jnp.ones((*x.shape[:-1], 2)))
+    value = lambda _, x: jnp.zeros(x.shape[:-1])[None]
     problem = Problem(step, 2, control.GAMMA, policy, value, -50.0, 50.0)
     return problem, control.riccati(*system[:4], control.GAMMA, 3)[-1]
 
