@@ -23,8 +23,8 @@ from mbrl.planners.tree import log_reach
 from mbrl.viz import plans
 
 # %% [markdown]
-# A pendulum whose optimum is known; any `WorldModel` becomes such a problem by `mbrl.planners.from_model`, and a trained
-# Dreamer has its own as `run.program.agent.problem`.
+# A pendulum whose optimum is known; any `WorldModel` becomes such a problem by `mbrl.planners.from_model`, and a
+# trained Dreamer has its own as `run.program.agent.problem`.
 
 # %%
 problem = control.pendulum().problem

@@ -34,11 +34,11 @@ ROWS: dict[str, Any] = {
     "random": PLANNERS["random"].config,
     "cem": PLANNERS["cem"].config,
     "icem": PLANNERS["icem"].config,
-    "mppi_9216": dataclasses.replace(_MPPI, policy_samples=0),
+    "mppi_9216": _MPPI,  # and the steps of the policy's own trajectories
     "gradient": PLANNERS["gradient"].config,
     "mctx": _MCTX,
     "mctx_50": dataclasses.replace(_MCTX, simulations=50),
-    "soft_tree_plain": dataclasses.replace(_TREE, refine=0, choose="best"),  # mctx's own steps and K, not refined
+    "soft_tree_plain": dataclasses.replace(_TREE, refine=0),  # mctx's own steps and K, not refined
     "soft_tree": _TREE,
 }
 MANY = 1000  # model steps, above which a planner is timed for one environment instead of a batch

@@ -56,7 +56,7 @@ def test_the_soft_tree_needs_a_tenth_of_mppis_steps(name):
     known = planners.PROBLEMS[name]()
     tree, mppi = (make(planners.ROWS[row], known.problem) for row in ("soft_tree", "mppi_9216"))
     assert tree.steps <= 922
-    assert mppi.steps == 9216
+    assert mppi.steps == 9216 + 24 * 3
     regret = lambda planner: jax.jit(lambda key: control.regret(known, planner, key, 8, 10))(jax.random.key(4))
     assert regret(tree).mean() <= regret(mppi).mean()
 
