@@ -58,10 +58,10 @@ def tree(parent: ArrayLike, depth: ArrayLike, reach: ArrayLike, value: ArrayLike
     figure, ((ax,),) = panels(1, 1, (7.2, 3.2))
     for node in there:
         if parent[node] >= 0:
-            ends = [place[parent[node]], place[node]], [-depth[parent[node]], -depth[node]]
+            ends = [place[int(parent[node])], place[int(node)]], [-depth[parent[node]], -depth[node]]
             ax.plot(*ends, color=GREY, linewidth=0.4 + 3 * reach[node], zorder=1)
     shown: Any = ax.scatter(
-        [place[node] for node in there], -depth[there], c=np.asarray(value, float)[there], s=15 + 120 * reach[there],
+        [place[int(node)] for node in there], -depth[there], c=np.asarray(value, float)[there], s=15 + 120 * reach[there],
         cmap="viridis", edgecolors=INK, linewidths=0.4, zorder=2,
     )
     figure.colorbar(shown, ax=ax, label="value")
