@@ -61,8 +61,8 @@ def tree(parent: ArrayLike, depth: ArrayLike, reach: ArrayLike, value: ArrayLike
             ends = [place[int(parent[node])], place[int(node)]], [-depth[parent[node]], -depth[node]]
             ax.plot(*ends, color=GREY, linewidth=0.4 + 3 * reach[node], zorder=1)
     shown: Any = ax.scatter(
-        [place[int(node)] for node in there], -depth[there], c=np.asarray(value, float)[there], s=15 + 120 * reach[there],
-        cmap="viridis", edgecolors=INK, linewidths=0.4, zorder=2,
+        [place[int(node)] for node in there], -depth[there], c=np.asarray(value, float)[there],
+        s=15 + 120 * reach[there], cmap="viridis", edgecolors=INK, linewidths=0.4, zorder=2,
     )
     figure.colorbar(shown, ax=ax, label="value")
     ax.set(xticks=[], yticks=-np.arange(depth[there].max() + 1), ylabel="depth")
