@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from mbrl.core.types import Metrics, PRNGKey, Sequence, TimeStep
 from mbrl.envs.base import Environment
+from mbrl.planners.base import Problem
 
 AgentState: TypeAlias = PyTree
 Carry: TypeAlias = PyTree
@@ -61,6 +62,8 @@ class Agent(NamedTuple):
         update: ``(state, key, sequence [T, B]) -> UpdateOutput``. The first step of the sequence is context.
         diagnose: ``(state, key, sequence [T, B], context) -> Diagnosis``; ``context`` is a static int.
         gamma: the agent's discount per step, with which real returns are compared to imagined ones.
+        problem: what a planner searches in, of the parameters in ``AgentState.params``; None if there is no model. Such
+            an agent's ``Carry`` has ``latent`` and ``action``.
     """
 
     init: Callable[[PRNGKey], AgentState]
@@ -69,6 +72,7 @@ class Agent(NamedTuple):
     update: Callable[[AgentState, PRNGKey, Sequence], UpdateOutput]
     diagnose: Callable[[AgentState, PRNGKey, Sequence, int], Diagnosis]
     gamma: float
+    problem: Problem | None = None
 
 
 class Course(NamedTuple):

@@ -16,6 +16,7 @@ from mbrl.agents import parts
 from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
 from mbrl.agents.diagnosis import diagnose
 from mbrl.agents.parts import Memory
+from mbrl.agents.planning import dreamer_problem
 from mbrl.behaviours.actor_critic import ActorCritic, ActorCriticConfig
 from mbrl.core import normalise, parallel
 from mbrl.core.errors import unknown
@@ -158,4 +159,5 @@ def make(config: DreamerConfig, observation_spec: Spec, action_spec: Spec) -> Ag
         update=dreamer.update,
         diagnose=dreamer.diagnose,
         gamma=dreamer.config.behaviour.gamma,
+        problem=dreamer_problem(dreamer.model, dreamer.behaviour),
     )

@@ -21,7 +21,7 @@ class BenchArguments:
     piece: Annotated[str, tyro.conf.arg(metavar="PIECE")] = "all"
     """Which: `train_step` (REINFORCE), `train_step_dynamics`, `model_step`, `imagination`, `policy_step`,
     `policy_step_16`, `collection`, `epoch`, `epoch_seeds` (eight), `evaluation`, `start` (of a run, to its first
-    update), or all."""
+    update), or all. `planners` is apart: every planner on one model, and its regret where the optimum is known."""
     size: str = "1m"
     """The agent's size."""
     precision: str = "f32"
@@ -40,6 +40,8 @@ class BenchArguments:
     """Replayed steps per agent step, in `epoch`."""
     epoch: int = 128
     """Agent steps of an epoch."""
+    searches: int = 64
+    """Environments that a search of `planners` is for at once."""
     repeats: int = 30
     """Calls of each, at most; the median counts."""
     seconds: float = 20.0
@@ -65,10 +67,12 @@ def run(argv: Sequence[str]) -> int:
     from mbrl.bench import run as bench  # brings jax with it, which --help does without
     from mbrl.bench.pieces import Setting
 
-    if arguments.piece not in {"all", *bench.NAMES}:
-        raise unknown("piece", arguments.piece, ["all", *bench.NAMES])
+    if arguments.piece not in {"all", "planners", *bench.NAMES}:
+        raise unknown("piece", arguments.piece, ["all", "planners", *bench.NAMES])
     if arguments.repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {arguments.repeats}")
+    if arguments.piece == "planners":
+        return _planners(arguments)
     names = list(bench.NAMES) if arguments.piece == "all" else [arguments.piece]
     made = Setting(setting(arguments), arguments.obs)
     report = bench.measure(names, made, arguments.repeats, arguments.seconds, arguments.profile)
@@ -78,6 +82,14 @@ def run(argv: Sequence[str]) -> int:
         print(json.dumps(report))
     else:
         print(json.dumps({name: value for name, value in report.items() if name != "rows"} | report["rows"][0]))
+    return 0
+
+
+def _planners(arguments: BenchArguments) -> int:
+    from mbrl.bench import planners
+
+    report = planners.measure(arguments.searches, arguments.repeats, arguments.seconds)
+    print(json.dumps(report) if arguments.json else planners.table(report))
     return 0
 
 

@@ -12,11 +12,16 @@ import tyro
 
 from mbrl.cli import compilation, parsing
 from mbrl.cli import config as reader
+from mbrl.core.errors import UserError, unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalArguments:
-    """Roll out the policy's mode over fresh episodes, side by side."""
+    """Roll out the policy's mode over fresh episodes, side by side.
+
+    `--planner NAME` plans with the trained model instead; `mbrl list planners` has the names, and
+    `mbrl eval --planner NAME --help` what can be set of each.
+    """
 
     run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """The run's folder."""
@@ -29,6 +34,11 @@ class EvalArguments:
     json: bool = False
     """Print the last line as JSON."""
 
+    @property
+    def planner(self) -> Any:
+        """The config of the planner that acts, None for the policy; `--planner NAME`, see `mbrl list planners`."""
+        return None
+
 
 def run(argv: Sequence[str]) -> int:
     """Evaluate and print the numbers.
@@ -36,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UserError: something in the words or the run's folder is not right.
     """
-    arguments = parsing.command(EvalArguments, argv, "mbrl eval")
+    arguments = parsing.command(_arguments(argv), argv, "mbrl eval")
     if arguments is None:
         return 0
     numbers = _numbers(arguments)
@@ -50,6 +60,29 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def _arguments(argv: Sequence[str]) -> type[EvalArguments]:
+    """Return the arguments' type, with the fields of the planner that is asked for.
+
+    Raises:
+        UserError: there is no such planner, or one of its fields is set and it is not named.
+    """
+    flags = [word.partition("=") for word in argv if word.startswith("--planner")]
+    if not flags:
+        return EvalArguments
+    names = [value for flag, _, value in flags if flag in {"--planner", "--planner.name"} and value]
+    named = {place for place, word in enumerate(argv) if word in {"--planner", "--planner.name"}}
+    names += [argv[place + 1] for place in named if place + 1 < len(argv)]
+    from mbrl.planners import PLANNERS  # brings jax, which --help does without
+
+    if not names:
+        raise UserError(f"{flags[0][0]} needs to know the planner: --planner and one of {', '.join(sorted(PLANNERS))}")
+    if names[-1] not in PLANNERS:
+        raise unknown("planner", names[-1], PLANNERS)
+    config = PLANNERS[names[-1]].config
+    planner = ("planner", type(config), dataclasses.field(default=config))
+    return dataclasses.make_dataclass("EvalArguments", [planner], bases=(EvalArguments,), frozen=True)
+
+
 def _numbers(arguments: EvalArguments) -> dict[str, Any]:
     """Return what the JSON line says; null stands for a number that is not finite.
 
@@ -61,7 +94,7 @@ def _numbers(arguments: EvalArguments) -> dict[str, Any]:
     check_evaluation(arguments.episodes, arguments.seed)
     compilation.use_cache()
     loaded = load(arguments.run_dir, reader.load_run(arguments.run_dir), best=arguments.best)
-    returns, lengths, _ = evaluate(loaded, arguments.episodes, arguments.seed)
+    returns, lengths, _ = evaluate(loaded, arguments.episodes, arguments.seed, arguments.planner)
     means = {
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),

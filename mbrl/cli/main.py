@@ -25,7 +25,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("mbrl.cli.train", "train [EXPERIMENT | RUN_DIR] [--KEY VALUE ...]",
                      "train an experiment, or go on with a stopped run"),
-    "eval": Command("mbrl.cli.evaluate", "eval RUN_DIR [--episodes N] [--seed S] [--json]",
+    "eval": Command("mbrl.cli.evaluate", "eval RUN_DIR [--episodes N] [--planner P] [--json]",
                     "roll out a trained agent over fresh episodes"),
     "report": Command("mbrl.cli.report", "report RUN_DIR", "make the run's report.html again"),
     "watch": Command("mbrl.cli.watch", "watch {RUN_DIR | ENV} [--out FILE] [--steps N] [--camera NAME]",
@@ -35,7 +35,7 @@ COMMANDS = {
     "reproduce": Command("mbrl.cli.reproduce", "reproduce SUITE [--task T ...] [--seeds N] [--budget 100k]",
                          "run what is missing of a suite, beside published scores"),
     "bench": Command("mbrl.cli.bench", "bench [PIECE] [--size S] [--json]", "time the pieces of a training run"),
-    "list": Command("mbrl.cli.listing", "list {envs, agents, experiments, suites}", "list what there is"),
+    "list": Command("mbrl.cli.listing", "list {envs, agents, experiments, suites, planners}", "list what there is"),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from mbrl.agents.planning import with_planner
 from mbrl.envs import make_vector
 from mbrl.evaluation.rollout import Evaluation, make_evaluate
 from mbrl.runner import rundir, seeds
@@ -51,22 +52,24 @@ def load(run_dir: str | Path, config: Config[Any], *, best: bool = False) -> Loa
     return Loaded(config, program, saves.load(saved, template))
 
 
-def evaluate(run: Loaded | Result, episodes: int = 20, seed: int = 0) -> Evaluation:
+def evaluate(run: Loaded | Result, episodes: int = 20, seed: int = 0, planner: Any = None) -> Evaluation:
     """Roll the policy's mode out over fresh episodes.
 
     Args:
         run: from ``load`` or ``train``.
         episodes: E, how many; all run side by side.
         seed: of first states and of the agent's own sampling; none of them is met in training, whatever its seed.
+        planner: the config of a planner that acts instead of the policy, with the same model; see ``PLANNERS``.
 
     Returns:
         numbers ``[E]``; of a run of several seeds ``[S, E]``, on the same first states for each.
 
     Raises:
-        UserError: no episodes, or a seed out of its range.
+        UserError: no episodes, a seed out of its range, or a planner that cannot work with the agent.
     """
     check_evaluation(episodes, seed)
+    agent = run.program.agent if planner is None else with_planner(run.program.agent, planner)
     env = make_vector(run.config.env, episodes)
-    evaluate_one = make_evaluate(run.program.agent, env, episodes)
+    evaluate_one = make_evaluate(agent, env, episodes)
     key = seeds.keys_of(run.config, lambda _: named_key(seed, "fresh episodes"))
     return seeds.evaluate_seeds(run.config, evaluate_one)(run.state.agent, key)

@@ -1,0 +1,88 @@
+"""Planning with an agent's model instead of acting by its policy; nothing is trained again."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from mbrl import planners
+from mbrl.agents.base import ActOutput, Agent, AgentState, Mode, Player
+from mbrl.behaviours.actor_critic import ActorCritic
+from mbrl.behaviours.soft_actor_critic import SoftActorCritic
+from mbrl.core.errors import UserError
+from mbrl.core.types import Params, PRNGKey, TimeStep
+from mbrl.planners import Planner, Problem, from_model
+from mbrl.worldmodels.base import Latent
+from mbrl.worldmodels.ensemble import Ensemble
+from mbrl.worldmodels.rssm import RSSM
+
+
+class Planned(NamedTuple):
+    """What a planning agent remembers of N environments."""
+
+    memory: PyTree  # the agent's own
+    plan: PyTree  # the planner's carry
+
+
+def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) -> Agent:
+    """Return an agent that filters as before and plans where it would have asked its policy.
+
+    Args:
+        agent: with a ``problem``.
+        config: of the planner, from ``PLANNERS``.
+        cost: see ``with_cost``.
+
+    Raises:
+        UserError: the agent has no model to plan in, or the planner cannot work on it.
+    """
+    if not isinstance(agent, Agent) or agent.problem is None:
+        raise UserError(f"{config.name} needs a world model to plan in, which this agent lacks; take dreamer or mbpo")
+    problem = agent.problem if cost is None else planners.with_cost(agent.problem, cost)
+    planner = planners.make(config, problem)
+
+    def initial(batch_size: int) -> Planned:
+        return Planned(agent.initial(batch_size), planner.initial(batch_size))
+
+    def act(state: AgentState, key: PRNGKey, carry: Planned, timestep: TimeStep, mode: Mode) -> ActOutput:
+        act_key, plan_key = jax.random.split(key)
+        output = agent.act(state, act_key, carry.memory, timestep, mode)
+        if mode == "random":
+            return output._replace(carry=Planned(output.carry, carry.plan))
+        begun = forget(planner, carry.plan, timestep)
+        plan, following = planner.plan(state.params, plan_key, output.carry.latent, begun)
+        memory = output.carry._replace(action=plan.action)
+        return ActOutput(plan.action, Planned(memory, following), output.context)
+
+    return agent._replace(initial=initial, act=act)
+
+
+def forget(planner: Planner, carry: PyTree, timestep: TimeStep) -> PyTree:
+    """Return a planner's carry with that of environments whose episode begins, ``[N]``, as if never planned for."""
+    first = timestep.first()
+    fresh = planner.initial(first.shape[0])
+    return jax.tree.map(lambda new, old: jnp.where(first.reshape((-1, *(1,) * (old.ndim - 1))), new, old), fresh, carry)
+
+
+def dreamer_problem(model: RSSM, behaviour: ActorCritic) -> Problem:
+    """Return what Dreamer's parts amount to for a planner; its critic is the one critic."""
+
+    def value(params: Params, latent: Latent) -> Float[Array, "1 *N"]:
+        return behaviour.value(params["critic"], model.features(latent)).mean()[None]
+
+    policy = lambda params, latent: behaviour.act(params["actor"], latent)
+    gamma, discrete = behaviour.config.gamma, behaviour.policy.discrete
+    return from_model(model, model.actions, gamma, policy, value, discrete)
+
+
+def mbpo_problem(model: Ensemble, behaviour: SoftActorCritic) -> Problem:
+    """Return what MBPO's parts amount to for a planner: two critics, of the policy's mode."""
+
+    def value(params: Params, latent: Latent) -> Float[Array, "2 *N"]:
+        action = behaviour.act(params["actor"], latent).mode()
+        return behaviour.values(params["critic"], model.features(latent), action)
+
+    policy = lambda params, latent: behaviour.act(params["actor"], latent)
+    return from_model(model, model.actions, behaviour.config.gamma, policy, value)

@@ -1,0 +1,53 @@
+"""Planners: searching inside a world model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mbrl.core.errors import unknown
+from mbrl.planners.base import Cost, Plan, Planner, Problem, from_model, with_cost
+from mbrl.planners.gradient import GradientConfig, GradientPlanner
+from mbrl.planners.mcts import MCTS, MCTSConfig
+from mbrl.planners.shooting import Shooting, ShootingConfig
+from mbrl.planners.soft_tree import SoftTree, SoftTreeConfig
+
+
+class PlannerEntry(NamedTuple):
+    """A registry line: ``make(config, problem) -> Planner``, and the config's defaults."""
+
+    config: Any
+    make: Callable[[Any, Problem], Planner]
+
+
+_CEM = ShootingConfig("cem", samples=256, horizon=5, elites=32, policy_samples=0, weighting="alike", max_std=1.0)
+
+PLANNERS: dict[str, PlannerEntry] = {
+    "cem": PlannerEntry(dataclasses.replace(_CEM, shift=False), Shooting),
+    "gradient": PlannerEntry(GradientConfig(), GradientPlanner),
+    "icem": PlannerEntry(dataclasses.replace(_CEM, name="icem", colour=2.0, kept=8, choose="best"), Shooting),
+    "mctx": PlannerEntry(MCTSConfig(), MCTS),
+    "mppi": PlannerEntry(ShootingConfig(), Shooting),
+    "random": PlannerEntry(
+        ShootingConfig(
+            "random", samples=1024, horizon=3, iterations=1, elites=32, policy_samples=0, weighting="alike",
+            shift=False, uniform=True, choose="best",
+        ),
+        Shooting,
+    ),
+    "soft_tree": PlannerEntry(SoftTreeConfig(), SoftTree),
+}
+
+__all__ = ["PLANNERS", "Cost", "Plan", "Planner", "PlannerEntry", "Problem", "from_model", "make", "with_cost"]
+
+
+def make(config: Any, problem: Problem) -> Planner:
+    """Return the planner that a config describes.
+
+    Raises:
+        UserError: there is none of that name, its numbers are out of range, or the problem lacks what it needs.
+    """
+    if config.name not in PLANNERS:
+        raise unknown("planner", config.name, PLANNERS)
+    return PLANNERS[config.name].make(config, problem)

@@ -1,0 +1,184 @@
+"""What is true of every planner: rows do not see each other, terminals end a plan, bad input is one sentence."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from exact_problems import Table, line, noisy_line, planned
+
+from mbrl.agents.planning import forget
+from mbrl.bench import control
+from mbrl.core.errors import UserError
+from mbrl.core.types import FIRST, MID, TimeStep
+from mbrl.planners import PLANNERS, make, with_cost
+from mbrl.planners.shooting import colouring, roll
+
+SMALL = {
+    "random": {"samples": 256, "horizon": 2, "elites": 8},
+    "cem": {"samples": 64, "horizon": 2, "elites": 8},
+    "icem": {"samples": 64, "horizon": 3, "elites": 8, "kept": 2},
+    "mppi": {"samples": 64, "horizon": 2, "elites": 16, "policy_samples": 4},
+    "gradient": {"starts": 2, "horizon": 2},
+    "mctx": {"simulations": 16, "candidates": 8, "considered": 8},
+    "soft_tree": {"width": 4, "candidates": 4, "paths": 2, "horizon": 3},
+}
+STARTS = jnp.array([[-0.6], [0.2], [0.5]])
+
+
+def small(name, **fields):
+    return dataclasses.replace(PLANNERS[name].config, **SMALL[name], **fields)
+
+
+@pytest.fixture(scope="module", params=sorted(PLANNERS))
+def case(request):
+    planner = make(small(request.param), line())
+    return request.param, planner, planned(planner, STARTS)
+
+
+def test_a_plan_is_whole_and_sensible(case):
+    name, planner, (plan, _) = case
+    assert plan.action.shape == (3, 1)
+    assert plan.candidates.shape[:2] == plan.weights.shape
+    np.testing.assert_allclose(plan.weights.sum(1), 1.0, atol=1e-5)
+    assert int(plan.steps) == planner.steps
+    assert (np.sign(plan.action[:, 0]) == -np.sign(STARTS[:, 0])).all(), name
+    # One step of the optimum for this critic is a = -(1 + 1.8) / 2.9 s; a policy alone would take -0.3 s.
+    tolerance = 0.35 if name == "mctx" else 0.12
+    np.testing.assert_allclose(plan.action[:, 0], -0.95 * STARTS[:, 0], atol=tolerance)
+    if plan.sequence is not None:
+        np.testing.assert_allclose(plan.sequence[:, 0], plan.action, atol=1e-6)
+    if plan.fan is not None:
+        np.testing.assert_allclose(plan.fan[:, :, 0], jnp.broadcast_to(STARTS[:, None], plan.fan[:, :, 0].shape))
+        np.testing.assert_allclose(plan.fan[:, :, 1, 0], STARTS + plan.candidates[..., 0], atol=1e-5)
+
+
+def test_rows_do_not_see_each_other(case):
+    _, planner, (plan, _) = case
+    other, _ = planned(planner, STARTS.at[1].set(-0.9))
+    for row in (0, 2):
+        np.testing.assert_array_equal(plan.action[row], other.action[row])
+        np.testing.assert_array_equal(plan.value[row], other.value[row])
+    assert abs(plan.action[1] - other.action[1]) > 0.1
+
+
+def test_nothing_is_carried_over_into_a_new_episode(case):
+    _, planner, (_, carry) = case
+    first = jnp.array([FIRST, MID, FIRST], jnp.int32)
+    zero = jnp.zeros(3)
+    kept = forget(planner, carry, TimeStep(first, zero, zero + 1, STARTS))
+    fresh = planner.initial(3)
+    for new, old, none in zip(*map(jax.tree.leaves, (kept, carry, fresh)), strict=True):
+        np.testing.assert_array_equal(new[0], none[0])
+        np.testing.assert_array_equal(new[2], none[2])
+        np.testing.assert_array_equal(new[1], old[1])
+
+
+@pytest.mark.parametrize("name", ["mppi", "gradient", "soft_tree"])
+def test_a_plan_through_a_terminal_stops_earning(name):
+    """All rewards are -1 and every step ends the episode: one reward is all there is, whatever the critic says."""
+    problem = line(value=lambda s: 0 * s - 100.0)
+    ended = lambda *args: problem.step(*args)._replace(reward=-jnp.ones(1), going=jnp.zeros(1))
+    planner = make(small(name, **({"mix": False} if name == "soft_tree" else {})), problem._replace(step=ended))
+    plan, _ = planned(planner, STARTS[:1])
+    np.testing.assert_allclose(plan.value, -1.0, atol=1e-5)
+
+
+def test_candidates_share_their_noise_and_environments_do_not():
+    actions = jnp.broadcast_to(jnp.array([0.3, 0.3, -0.3])[None, :, None, None], (2, 3, 2, 1))
+    keys = jax.random.split(jax.random.key(0), 2)
+    returns, _ = roll(noisy_line(), None, keys, jnp.zeros((2, 1)), actions)
+    np.testing.assert_array_equal(returns[:, 0], returns[:, 1])
+    assert abs(returns[0, 0] - returns[1, 0]) > 1
+
+
+@pytest.mark.parametrize("name", ["icem", "mppi", "gradient", "soft_tree"])
+def test_a_warm_start_is_never_worse_in_expectation(name):
+    known = control.lqr(states=4, actions=2)
+    scarce = {"gradient": {"iterations": 3}, "soft_tree": {"refine": 2}}
+    planner = make(small(name, **scarce.get(name, {"iterations": 2})), known.problem)
+    regret = lambda planner: jax.jit(lambda key: control.regret(known, planner, key, 64, 6))(jax.random.key(1))
+
+    class Forgetful:
+        steps, initial = planner.steps, planner.initial
+
+        def plan(self, params, key, latent, carry):
+            return planner.plan(params, key, latent, planner.initial(latent.shape[0]))[0], carry
+
+    warm, cold = np.asarray(regret(planner)), np.asarray(regret(Forgetful()))
+    assert warm.mean() <= cold.mean() + 2 * (warm - cold).std() / 8
+
+
+@pytest.mark.parametrize("name", ["random", "mctx", "soft_tree"])
+def test_discrete_actions(name):
+    table = Table()
+    fields = {"mctx": {"candidates": 3, "considered": 3, "simulations": 40},
+              "soft_tree": {"candidates": 3, "width": 3, "rounds": 4, "horizon": 4, "choose": "best"}}
+    config = dataclasses.replace(small(name), **fields.get(name, {}))
+    plan, _ = planned(make(config, table.problem()), jnp.arange(5))
+    np.testing.assert_array_equal(np.sort(plan.action, -1), np.broadcast_to([0, 0, 1], (5, 3)))
+    reached = [table.reward[s, a] + 0.9 * table.going[s, a] * table.expectimax(table.following[s, a], 1)
+               for s, a in enumerate(plan.action.argmax(-1))]
+    assert np.mean(reached) > np.mean([table.policy[s] @ table.reward[s] for s in range(5)])
+
+
+def test_a_cost_of_ones_own_changes_the_plan(case):
+    name, _, (plan, _) = case
+    dear = with_cost(line(), lambda _, action: 50.0 * action[0] ** 2)
+    shy, _ = planned(make(small(name), dear), STARTS)
+    assert (abs(shy.action) < abs(plan.action)).all()
+
+
+def test_coloured_noise_has_unit_variance_and_few_high_frequencies():
+    matrix = colouring(8, 2.0)
+    np.testing.assert_allclose(np.square(matrix).sum(1), 1.0, rtol=1e-5)
+    power = np.square(np.abs(np.fft.rfft(matrix, axis=0))).sum(1)
+    assert (np.diff(power[1:-1]) < 0).all()
+    np.testing.assert_allclose(colouring(8, 0.0), np.eye(8), atol=1e-6)
+
+
+BAD = [
+    ("soft_tree", {}, {"value": None}, "soft_tree needs a value, which this model does not bring; random, cem"),
+    ("mctx", {}, {"policy": None, "value": None}, "mctx needs a policy and a value"),
+    ("mppi", {}, {"policy": None}, "mppi needs a policy for its policy_samples (4)"),
+    ("cem", {}, {"high": np.inf}, "cem needs finite action bounds, low below high; they are -1.0 and inf"),
+    ("cem", {}, {"low": [-1.0, 1.0]}, "action bounds must be numbers or one for each of 1 actions"),
+    ("cem", {}, {"discount": 1.5}, "must lie in [0, 1]; got 1.5"),
+    ("gradient", {}, {"discrete": True}, "gradient needs continuous actions"),
+    ("soft_tree", {"candidates": 0}, {}, "planner soft_tree: candidates must be between 1 and 4096; got 0"),
+    ("soft_tree", {"width": -1}, {}, "planner soft_tree: width must be between 1 and 4096; got -1"),
+    ("soft_tree", {"temperature": 0.0}, {}, "planner soft_tree: temperature must be above 0 and finite; got 0.0"),
+    ("soft_tree", {"rounds": 4}, {}, "planner soft_tree: horizon must be between 4 and 1000; got 3"),
+    ("soft_tree", {"paths": 5}, {}, "planner soft_tree: paths must be at most width (4); got 5"),
+    ("soft_tree", {"root_candidates": 3}, {}, "root_candidates must be at least width (4)"),
+    ("mppi", {"horizon": 0}, {}, "planner mppi: horizon must be between 1 and 1000; got 0"),
+    ("mppi", {"temperature": np.nan}, {}, "planner mppi: temperature must be at least 0; got nan"),
+    ("mppi", {"elites": 65}, {}, "planner mppi: elites must be at most samples (64); got 65"),
+    ("cem", {"max_std": 0.01}, {}, "planner cem: max_std must be finite and at least min_std (0.05); got 0.01"),
+    ("mctx", {"simulations": 0}, {}, "planner mctx: simulations must be at least 1; got 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "change", "said"), BAD)
+def test_bad_input_is_one_sentence(name, fields, change, said):
+    config = dataclasses.replace(small(name), **fields)
+    with pytest.raises(UserError) as error:
+        make(config, line()._replace(**change))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"),
+    [(lambda _, a: a, "it returned an array of shape (1,)"), (lambda *_: (1.0, 2.0), "something that is no array")],
+)
+def test_a_cost_must_be_a_number(cost, said):
+    planner = make(small("cem"), with_cost(line(), cost))
+    with pytest.raises(UserError, match="one number for one latent and one action") as error:
+        planner.plan(None, jax.random.key(0), STARTS, planner.initial(3))
+    assert said in str(error.value)
+
+
+def test_an_unknown_planner_is_named():
+    with pytest.raises(UserError, match="unknown planner 'mpi'; did you mean 'mppi'"):
+        make(dataclasses.replace(small("mppi"), name="mpi"), line())
