@@ -73,7 +73,7 @@ def draw(
     bands = next(n for n in range(min(_BANDS, height), 0, -1) if height % n == 0)
     pieces = jax.tree.map(lambda one: jnp.asarray(one.reshape(bands, height // bands, width)), rays)
     band = lambda rays: _band(scene, placed, rays, pixel)
-    channels = jax.lax.map(band, pieces)
+    channels = jax.lax.map(jax.checkpoint(band, prevent_cse=False), pieces)
     # Stacked outside of the loop: within it, XLA would work everything out again for each channel.
     return jnp.stack([one.reshape(height, width) for one in channels], axis=-1)
 
@@ -127,7 +127,7 @@ def _solids(scene: Scene, placed: Placed, rays: Rays, shape: Shape, chosen: Int[
     # A loop, not a vmap: what it returns is in memory. Otherwise XLA would work derivatives of coverage out again for
     # each shape that is compared with another.
     rows = placed.centres[chosen], placed.axes[chosen], sizes, colours, placed.opacity[chosen]
-    return jax.lax.map(lambda row: one(*row), rows)
+    return jax.lax.map(lambda row: jax.checkpoint(one, prevent_cse=False)(*row), rows)
 
 
 def _shine(scene: Scene, placed: Placed, place: Vector) -> tuple[Vector | None, Float[Array, "..."]]:
