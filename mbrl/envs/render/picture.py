@@ -73,7 +73,7 @@ def draw(
     bands = next(n for n in range(min(_BANDS, height), 0, -1) if height % n == 0)
     pieces = jax.tree.map(lambda one: jnp.asarray(one.reshape(bands, height // bands, width)), rays)
     band = lambda rays: _band(scene, placed, rays, pixel)
-    channels = jax.lax.map(band, pieces)
+    channels = jax.lax.map(jax.checkpoint(band, prevent_cse=False), pieces)
     # Stacked outside of the loop: within it, XLA would work everything out again for each channel.
     return jnp.stack([one.reshape(height, width) for one in channels], axis=-1)
 
@@ -124,7 +124,10 @@ def _solids(scene: Scene, placed: Placed, rays: Rays, shape: Shape, chosen: Int[
         red, green, blue = (jnp.minimum(colour[c] * bright[c], 1.0) for c in range(3))
         return Layer(opacity * hit.cover, hit.depth, (red, green, blue))
 
-    return jax.vmap(one)(placed.centres[chosen], placed.axes[chosen], sizes, colours, placed.opacity[chosen])
+    # A loop, not a vmap: what it returns is in memory. Otherwise XLA would work derivatives of coverage out again for
+    # each shape that is compared with another.
+    rows = placed.centres[chosen], placed.axes[chosen], sizes, colours, placed.opacity[chosen]
+    return jax.lax.map(lambda row: jax.checkpoint(one, prevent_cse=False)(*row), rows)
 
 
 def _shine(scene: Scene, placed: Placed, place: Vector) -> tuple[Vector | None, Float[Array, "..."]]:
@@ -162,20 +165,17 @@ def _sky(scene: Scene, placed: Placed, rays: Rays) -> tuple[Map, Map, Map]:
 
 def _over(layers: list[Layer], sky: tuple[Map, Map, Map]) -> tuple[Map, Map, Map]:
     """Lay shapes over one another: each is dimmed by all that are nearer, pixel by pixel."""
-    depths, seen = [], 0
-    for layer in layers:
-        order = 1 + _FIRST * np.arange(seen, seen + len(layer.depth))
-        depths.append(layer.depth * jnp.asarray(order[:, None, None], jnp.float32))
-        seen += len(layer.depth)
-    left, shares = jnp.ones_like(sky[0]), []
-    for layer, depth in zip(layers, depths, strict=True):
-        share = layer.cover
-        for other, nearer in zip(layers, depths, strict=True):
-            for k in range(len(nearer)):
-                share = share * jnp.where(nearer[k][None] < depth, 1 - other.cover[k][None], 1.0)
-        shares.append(share)
-        left = left - share.sum(axis=0)
-    channels = [left * one for one in sky]
-    for layer, share in zip(layers, shares, strict=True):
-        channels = [sum_ + (share * one).sum(axis=0) for sum_, one in zip(channels, layer.colours, strict=True)]
-    return channels[0], channels[1], channels[2]
+    if not layers:
+        return sky
+    layer = jax.tree.map(lambda *one: jnp.concatenate(one), *layers)
+    order = 1 + _FIRST * np.arange(len(layer.depth))
+    depth = layer.depth * jnp.asarray(order[:, None, None], jnp.float32)
+
+    def dim(share: Stack, other: tuple[Map, Map]) -> tuple[Stack, None]:
+        nearer, clear = other
+        return share * jnp.where(nearer[None] < depth, clear[None], 1.0), None
+
+    share, _ = jax.lax.scan(dim, layer.cover, (depth, 1 - layer.cover))
+    left = 1 - share.sum(axis=0)
+    red, green, blue = (left * one + (share * own).sum(axis=0) for one, own in zip(sky, layer.colours, strict=True))
+    return red, green, blue
