@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from mbrl.envs.boxes.knobs import Knobs
 from mbrl.envs.boxes.model import Model, Solid
-from mbrl.envs.boxes.motion import Pose, constant
+from mbrl.envs.boxes.motion import Pose, constant, rows, total
 from mbrl.envs.boxes.polygons import (
     Manifold,
     circle_circle,
@@ -33,7 +33,7 @@ class Contacts(NamedTuple):
 
     gap: Float[Array, "K B"]  # m, or rad of a limit
     normal: Float[Array, "K Q B"]  # the gap's derivative by the coordinates
-    tangent: Float[Array, "K Q B"]
+    tangent: Float[Array, "K Q B"] | None
     friction: Float[Array, "K B"]
     restitution: Float[Array, "K B"]
 
@@ -53,23 +53,22 @@ def place(solids: list[Solid], pose: Pose, size: Float[Array, "B"], disc: Float[
     A box with a circle in its place has all its vertices in the middle, and the circle's radius.
     """
     body = np.array([solid.body for solid in solids])
-    round_ = disc[body] * constant(np.array([float(solid.maybe_circle) for solid in solids]), 2)
+    round_ = rows(disc, body) * constant(np.array([float(solid.maybe_circle) for solid in solids]), 2)
     local = constant(np.stack([solid.vertices for solid in solids]), 4) * ((1 - round_) * size[None])[:, None, None]
     radius = constant(np.array([solid.radius for solid in solids]), 2)
     inner = constant(np.array([abs(solid.vertices[0, 0]) for solid in solids]), 2)
-    cos, sin = pose.cos[body][:, None], pose.sin[body][:, None]
-    return Placed(
-        body,
-        pose.x[body][:, None] + cos * local[:, :, 0] - sin * local[:, :, 1],
-        pose.y[body][:, None] + sin * local[:, :, 0] + cos * local[:, :, 1],
-        (radius + round_ * inner) * size[None],
+    cos, sin = rows(pose.cos, body)[:, None], rows(pose.sin, body)[:, None]
+    x, y = (
+        rows(pose.x, body)[:, None] + cos * local[:, :, 0] - sin * local[:, :, 1],
+        rows(pose.y, body)[:, None] + sin * local[:, :, 0] + cos * local[:, :, 1],
     )
+    return Placed(body, x, y, (radius + round_ * inner) * size[None])
 
 
 def find(
     model: Model, room: tuple[float, float], pose: Pose, knobs: Knobs, disc: Float[Array, "N B"], q: Float[Array, "Q B"]
-) -> Contacts:
-    """Return all rows: limits of joints, then pairs of bodies, then walls, the last of which the solver ends with.
+) -> list[Contacts]:
+    """Return all rows in groups: limits of joints, then pairs of bodies, then walls, the last word of a sweep.
 
     Args:
         model: the world's numbers.
@@ -79,27 +78,27 @@ def find(
         disc: 1 where a circle stands in a box's place.
         q: the coordinates.
     """
-    rows = _limits(model, q)
+    found = _limits(model, q)
     placed = [place([solid], pose, knobs.size, disc) for solid in model.solids]
-    rows += [_pair_rows(model, pose, knobs, _together(placed, pairs, model, disc), pairs) for pairs in _groups(model)]
+    found += [_pair_rows(model, pose, knobs, _together(placed, pairs, model, disc), pairs) for pairs in _groups(model)]
     for count in sorted({len(solid.vertices) for solid in model.solids}):
         solids = [solid for solid in model.solids if len(solid.vertices) == count]
-        rows += _wall_rows(model, room, pose, knobs, place(solids, pose, knobs.size, disc))
-    return Contacts(*(jnp.concatenate(parts) for parts in zip(*rows, strict=True)))
+        found += _wall_rows(model, room, pose, knobs, place(solids, pose, knobs.size, disc))
+    return found
 
 
 def _limits(model: Model, q: Float[Array, "Q B"]) -> list[Contacts]:
-    """Return the two sides of every joint that has limits."""
+    """Return the nearer side of every joint that has limits."""
     limited = np.isfinite(model.limits).all(1)
     if not limited.any():
         return []
     difference = model.difference[limited]
-    angle = (constant(difference, 3) * q[None]).sum(1) - constant(model.rest[limited], 2)
+    angle = total(constant(difference, 3) * q[None], 1) - constant(model.rest[limited], 2)
     low, high = (constant(model.limits[limited, side], 2) for side in (0, 1))
-    gap = jnp.concatenate([angle - low, high - angle])
-    normal = constant(np.concatenate([difference, -difference]), 3) * jnp.ones_like(gap)[:, None]
-    nothing = jnp.zeros_like(gap)
-    return [Contacts(gap, normal, jnp.zeros_like(normal), nothing, nothing)]
+    side = jnp.where(angle - low < high - angle, 1.0, -1.0)
+    gap = jnp.minimum(angle - low, high - angle)
+    normal = constant(difference, 3) * side[:, None]
+    return [Contacts(gap, normal, None, jnp.zeros_like(gap), jnp.zeros_like(gap))]
 
 
 def _groups(model: Model) -> list[list[tuple[int, int]]]:
@@ -136,67 +135,71 @@ def _together(
     mixed = padded(circle_polygon(*as_circles[0], outline(other.x, other.y)))
     mirrored = padded(flipped(circle_polygon(*as_circles[1], outline(one.x, one.y))))
     both = padded(circle_circle(*as_circles))
-    first, second = ((disc[p.body] > 0)[:, None] for p in (one, other))
+    first, second = ((rows(disc, p.body) > 0)[:, None] for p in (one, other))
     return Manifold(*(
         jnp.where(first, jnp.where(second, d, b), jnp.where(second, c, a))
         for a, b, c, d in zip(manifold, mixed, mirrored, both, strict=True)
     ))
 
 
-def _pair_rows(model: Model, pose: Pose, knobs: Knobs, manifold: Manifold, pairs: list[tuple[int, int]]) -> Contacts:
-    points = manifold.gap.shape[1]
-    bodies = [np.repeat([model.solids[pair[side]].body for pair in pairs], points) for side in (0, 1)]
-    x, y, normal_x, normal_y, gap = (part.reshape(-1, part.shape[-1]) for part in manifold)
-    (first_x, first_y), (second_x, second_y) = (
-        _velocity(model, pose, body, x - pose.x[body], y - pose.y[body]) for body in bodies
-    )
-    across_x, across_y = second_x - first_x, second_y - first_y
-    frictions = [model.friction[body] for body in bodies]
-    bounce = np.maximum(*(model.restitution[body] for body in bodies))
-    return Contacts(
-        gap,
-        normal_x[:, None] * across_x + normal_y[:, None] * across_y,
-        normal_x[:, None] * across_y - normal_y[:, None] * across_x,
-        *_surface(np.sqrt(frictions[0] * frictions[1]), bounce, knobs),
-    )
+def _velocity(
+    model: Model, pose: Pose, body: np.ndarray, x: Float[Array, "G C B"], y: Float[Array, "G C B"]
+) -> tuple[Float[Array, "G C Q B"], Float[Array, "G C Q B"]]:
+    """Return the Jacobians of C points in the room on each of the bodies ``[G]``."""
+    own = constant(np.eye(model.position.shape[1])[model.angle[body]][:, None], 4)
+    arm_x, arm_y = x - rows(pose.x, body)[:, None], y - rows(pose.y, body)[:, None]
+    along_x, along_y = (rows(jacobian, body)[:, None] for jacobian in (pose.jacobian_x, pose.jacobian_y))
+    return along_x - own * arm_y[:, :, None], along_y + own * arm_x[:, :, None]
+
+
+def _flat(array: Float[Array, "G C ..."]) -> Float[Array, "K ..."]:
+    return array.reshape(-1, *array.shape[2:])
 
 
 def _surface(
-    friction: np.ndarray, restitution: np.ndarray, knobs: Knobs
+    friction: np.ndarray, restitution: np.ndarray, knobs: Knobs, points: int
 ) -> tuple[Float[Array, "K B"], Float[Array, "K B"]]:
-    """Return what a contact's friction and restitution are in this episode."""
-    return constant(friction, 2) * knobs.friction[None], jnp.minimum(constant(restitution, 2) * knobs.restitution[None], 1.0)
+    """Return the friction and the restitution of bodies ``[G]`` that touch in so many points each."""
+    friction, restitution = (constant(np.repeat(values, points), 2) for values in (friction, restitution))
+    return friction * knobs.friction[None], jnp.minimum(restitution * knobs.restitution[None], 1.0)
 
 
-def _velocity(
-    model: Model, pose: Pose, body: np.ndarray, x: Float[Array, "K B"], y: Float[Array, "K B"]
-) -> tuple[Float[Array, "K Q B"], Float[Array, "K Q B"]]:
-    """Return the Jacobians of points ``(x, y)`` [m] away from the centres of mass of bodies ``[K]``."""
-    own = constant(np.eye(model.position.shape[1])[model.angle[body]], 3)
-    return pose.jacobian_x[body] - own * y[:, None], pose.jacobian_y[body] + own * x[:, None]
+def _pair_rows(model: Model, pose: Pose, knobs: Knobs, manifold: Manifold, pairs: list[tuple[int, int]]) -> Contacts:
+    one, other = (np.array([model.solids[pair[side]].body for pair in pairs]) for side in (0, 1))
+    x, y, normal_x, normal_y, gap = manifold
+    first, second = (_velocity(model, pose, body, x, y) for body in (one, other))
+    across_x, across_y = second[0] - first[0], second[1] - first[1]
+    normal_x, normal_y = normal_x[:, :, None], normal_y[:, :, None]
+    friction = np.sqrt(model.friction[one] * model.friction[other])
+    bounce = np.maximum(model.restitution[one], model.restitution[other])
+    return Contacts(
+        _flat(gap),
+        _flat(normal_x * across_x + normal_y * across_y),
+        _flat(normal_x * across_y - normal_y * across_x),
+        *_surface(friction, bounce, knobs, gap.shape[1]),
+    )
 
 
 def _wall_rows(model: Model, room: tuple[float, float], pose: Pose, knobs: Knobs, placed: Placed) -> list[Contacts]:
     """Return each solid's contacts with the nearer of two walls, side walls first and floor or ceiling then.
 
-    Of a polygon the two vertices that are closest to the wall.
+    Of a polygon the vertex that is closest to a side wall, and the two that are closest to floor or ceiling: what
+    stands needs two.
     """
-    rows = []
-    body, points = placed.body, min(placed.x.shape[1], 2)
-    bodies = np.repeat(body, points)
+    found = []
+    body = placed.body
     for axis, extent in enumerate(room):
         at = (placed.x, placed.y)[axis]
-        sign = jnp.where((pose.x, pose.y)[axis][body] < extent / 2, 1.0, -1.0)
+        sign = jnp.where(rows((pose.x, pose.y)[axis], body) < extent / 2, 1.0, -1.0)
         gap = jnp.where(sign[:, None] > 0, at, extent - at) - placed.radius[:, None]
         x, y = placed.x, placed.y
-        if points == 2:
-            closeness, x, y = two_largest(-gap, x, y)
-            gap = -closeness
-        inset = sign * placed.radius
-        x, y = (x - inset[:, None], y) if axis == 0 else (x, y - inset[:, None])
-        x, y, gap = (part.reshape(-1, part.shape[-1]) for part in (x, y, gap))
-        velocity = _velocity(model, pose, bodies, x - pose.x[bodies], y - pose.y[bodies])
-        toward = jnp.repeat(sign, points, axis=0)[:, None]
-        surface = _surface(np.sqrt(model.friction[bodies] * WALL_FRICTION), model.restitution[bodies], knobs)
-        rows.append(Contacts(gap, toward * velocity[axis], velocity[1 - axis], *surface))
-    return rows
+        if x.shape[1] > 1:
+            near = two_largest(-gap, x, y)
+            gap, x, y = (part[:, : axis + 1] for part in (-near[0], *near[1:]))
+        inset = (sign * placed.radius)[:, None]
+        velocity = _velocity(model, pose, body, x - inset * (axis == 0), y - inset * (axis == 1))
+        surface = _surface(
+            np.sqrt(model.friction[body] * WALL_FRICTION), model.restitution[body], knobs, gap.shape[1])
+        normal = sign[:, None, None] * velocity[axis]
+        found.append(Contacts(_flat(gap), _flat(normal), _flat(velocity[1 - axis]), *surface))
+    return found

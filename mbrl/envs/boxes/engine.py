@@ -29,12 +29,15 @@ from mbrl.envs.boxes.knobs import Knobs
 from mbrl.envs.boxes.model import Model
 from mbrl.envs.boxes.polygons import FAR
 
+constant = motion.constant
+
 STEP = 0.1  # s, of one control step: ten a second
 _SUBSTEPS = 6
-_SWEEPS = (4, 5)  # of the two solves
+_SWEEPS = (3, 4)  # of the two solves
 _SLOP = 0.005  # m or rad that an overlap may keep
 _EASE = 0.2  # of the rest that goes in a substep
 _EASE_SPEED = 2.0  # m / s or rad / s at most
+_TINY = 1e-9
 _BOUNCE_SPEED = 0.5  # m / s below which nothing is thrown back
 
 
@@ -50,9 +53,9 @@ class _Rows(NamedTuple):
 
     contacts: Contacts
     push: Float[Array, "K Q B"]  # M^-1 normal
-    drag: Float[Array, "K Q B"]  # M^-1 tangent
+    drag: Float[Array, "K Q B"] | None  # M^-1 tangent
     normal_mass: Float[Array, "K B"]
-    tangent_mass: Float[Array, "K B"]
+    tangent_mass: Float[Array, "K B"] | None
 
 
 def advance(model: Model, room: tuple[float, float]):
@@ -62,9 +65,10 @@ def advance(model: Model, room: tuple[float, float]):
     every array, which is what vectorises on a CPU: a vmap puts it there and back.
     """
 
-    def batched(motion: Motion, command: Array, knobs: Knobs, disc: Array) -> Motion:
-        substep = lambda _, motion: _substep(model, room, motion, command, knobs, disc)
-        return jax.lax.fori_loop(0, _SUBSTEPS, substep, motion)
+    def batched(start: Motion, command: Array, knobs: Knobs, disc: Array) -> Motion:
+        # Cosines go from substep to substep, for a loop's arrays are stored: XLA would work them out anew at each use.
+        substep = lambda _, carry: _substep(model, room, *carry, command, knobs, disc)
+        return jax.lax.fori_loop(0, _SUBSTEPS, substep, (start, motion.turned(start.q)))[0]
 
     return batch_last(batched)
 
@@ -89,30 +93,40 @@ def batch_last(function):
 
 
 def _substep(
-    model: Model, room: tuple[float, float], motion_: Motion, command: Array, knobs: Knobs, disc: Array
-) -> Motion:
+    model: Model, room: tuple[float, float], start: Motion, turn: motion.Turn, command: Array, knobs: Knobs, disc: Array
+) -> tuple[Motion, motion.Turn]:
     h = STEP / _SUBSTEPS
-    q, v = motion_
-    pose = motion.pose(model, q, knobs.size)
-    rows, free = _prepare(model, room, pose, motion_, command, knobs, disc)
-    gap = rows.contacts.gap
-    ease = jnp.minimum(_EASE / h * jnp.maximum(-gap - _SLOP, 0.0), _EASE_SPEED)
-    mean, load = _solve(rows, (v + free) / 2, jnp.where(gap > 0, -gap / h, ease), _SWEEPS[0])
-    closing, then = (-(rows.contacts.normal * u[None]).sum(1) for u in (v, free))
-    square = closing * jnp.abs(closing) + 2 * jnp.maximum(gap, 0.0) * (then - closing) / h
+    q, v = start
+    pose = motion.pose(model, q, turn, knobs.size)
+    groups, free = _prepare(model, room, pose, start, command, knobs, disc)
+    aims = [jnp.where(rows.contacts.gap > 0, -rows.contacts.gap / h, _ease(rows.contacts.gap)) for rows in groups]
+    mean, loads = _solve(groups, (v + free) / 2, aims, _SWEEPS[0])
+    aims = [jnp.where(load > 0, _thrown(rows.contacts, v, free), -FAR) for rows, load in zip(groups, loads, strict=True)]
+    after, _ = _solve(groups, free, aims, _SWEEPS[1])
+    q = q + h * mean
+    return Motion(q, after), motion.turned(q)
+
+
+def _ease(gap: Float[Array, "K B"]) -> Float[Array, "K B"]:
+    """Return how fast what overlaps is moved apart."""
+    return jnp.minimum(_EASE * _SUBSTEPS / STEP * jnp.maximum(-gap - _SLOP, 0.0), _EASE_SPEED)
+
+
+def _thrown(found: Contacts, v: Float[Array, "Q B"], free: Float[Array, "Q B"]) -> Float[Array, "K B"]:
+    """Return with what normal velocity a contact that bears a load leaves the substep."""
+    closing, then = (-(found.normal * u[None]).sum(1) for u in (v, free))
+    square = closing * jnp.abs(closing) + 2 * jnp.maximum(found.gap, 0.0) * (then - closing) * _SUBSTEPS / STEP
     arrival = jnp.sqrt(jnp.maximum(square, 1e-12))
-    thrown = jnp.where(arrival > _BOUNCE_SPEED, rows.contacts.restitution * arrival, 0.0)
-    after, _ = _solve(rows, free, jnp.where(load > 0, thrown, -FAR), _SWEEPS[1])
-    return Motion(q + h * mean, after)
+    return jnp.where(arrival > _BOUNCE_SPEED, found.restitution * arrival, 0.0)
 
 
 def _prepare(
-    model: Model, room: tuple[float, float], pose: motion.Pose, motion_: Motion, command: Array, knobs: Knobs,
+    model: Model, room: tuple[float, float], pose: motion.Pose, start: Motion, command: Array, knobs: Knobs,
     disc: Array,
-) -> tuple[_Rows, Array]:
+) -> tuple[list[_Rows], Array]:
     """Return the rows of all contacts, and the velocity without them."""
     h = STEP / _SUBSTEPS
-    q, v = motion_
+    q, v = start
     weights = motion.weights(model, knobs, disc)
     pull = motion.forces(model, pose, weights, knobs, v)
     mass = motion.mass_matrix(model, pose, weights)
@@ -120,14 +134,21 @@ def _prepare(
         servo = (model.gain[:, None, None] * model.difference[:, :, None] * model.difference[:, None]).sum(0)
         mass = mass + constant(h * servo, 3)
         wanted = constant(model.gain * model.speed, 2) * command
-        pull = pull + (constant(model.difference, 3) * wanted[:, None]).sum(0)
-        pull = pull - (constant(servo, 3) * v[None]).sum(1)
+        pull = pull + motion.total(constant(model.difference, 3) * wanted[:, None], 0)
+        pull = pull - motion.total(constant(servo, 3) * v[None], 1)
     inverse = motion.inverse(mass)
     free = (v + h * motion.product(inverse, pull)) * constant(1 / (1 + h * _damping(model)), 2)
-    found = contacts.find(model, room, pose, knobs, disc, q)
-    push, drag = motion.product(inverse, found.normal), motion.product(inverse, found.tangent)
-    normal, tangent = (found.normal * push).sum(1), (found.tangent * drag).sum(1)
-    return _Rows(found, push, drag, 1 / (normal + 1e-9), jnp.where(tangent > 0, 1 / (tangent + 1e-9), 0.0)), free
+    return [_weigh(inverse, found) for found in contacts.find(model, room, pose, knobs, disc, q)], free
+
+
+def _weigh(inverse: Float[Array, "Q Q B"], found: Contacts) -> _Rows:
+    """Return the rows of contacts with what their impulses do."""
+    push = motion.product(inverse, found.normal)
+    normal_mass = 1 / ((found.normal * push).sum(1) + _TINY)
+    if found.tangent is None:
+        return _Rows(found, push, None, normal_mass, None)
+    drag = motion.product(inverse, found.tangent)
+    return _Rows(found, push, drag, normal_mass, 1 / ((found.tangent * drag).sum(1) + _TINY))
 
 
 def _damping(model: Model) -> np.ndarray:
@@ -139,35 +160,32 @@ def _damping(model: Model) -> np.ndarray:
     return damping
 
 
-def _solve(rows: _Rows, v: Array, target: Array, sweeps: int) -> tuple[Array, Array]:
-    """Return the velocity with all contacts, and their normal impulses ``[K, B]``.
+def _solve(groups: list[_Rows], v: Array, aims: list[Array], sweeps: int) -> tuple[Array, list[Array]]:
+    """Return the velocity with all contacts, and their normal impulses, each ``[K, B]``.
 
     Args:
-        rows: of the contacts.
-        v: ``[Q, B]`` without them.
-        target: ``[K, B]``, the least normal velocity.
+        groups: the rows.
+        v: ``[Q, B]`` without contacts.
+        aims: for each group ``[K, B]``, the least normal velocity.
         sweeps: over all contacts.
     """
-    found = rows.contacts
-    count = found.gap.shape[0]
-    rubs = [bool(x) for x in [True] * count]
+    order = [(g, k) for g, aim in enumerate(aims) for k in range(aim.shape[0])]
 
     def sweep(_, carry):
         v, normal, tangent = carry[0], list(carry[1]), list(carry[2])
-        for k in range(count):
-            if rubs[k]:
-                slip = (found.tangent[k] * v).sum(0)
-                most = found.friction[k] * normal[k]
-                impulse = jnp.clip(tangent[k] - rows.tangent_mass[k] * slip, -most, most)
-                v, tangent[k] = v + rows.drag[k] * (impulse - tangent[k])[None], impulse
-            lack = target[k] - (found.normal[k] * v).sum(0)
-            impulse = jnp.maximum(normal[k] + rows.normal_mass[k] * lack, 0.0)
-            v, normal[k] = v + rows.push[k] * (impulse - normal[k])[None], impulse
+        for i, (g, k) in enumerate(order):
+            rows = groups[g]
+            found = rows.contacts
+            if found.tangent is not None:
+                slip, most = (found.tangent[k] * v).sum(0), found.friction[k] * normal[i]
+                impulse = jnp.clip(tangent[i] - rows.tangent_mass[k] * slip, -most, most)
+                v, tangent[i] = v + rows.drag[k] * (impulse - tangent[i])[None], impulse
+            lack = aims[g][k] - (found.normal[k] * v).sum(0)
+            impulse = jnp.maximum(normal[i] + rows.normal_mass[k] * lack, 0.0)
+            v, normal[i] = v + rows.push[k] * (impulse - normal[i])[None], impulse
         return v, tuple(normal), tuple(tangent)
 
-    nothing = (jnp.zeros_like(target[0]),) * count
+    nothing = (jnp.zeros(v.shape[1:]),) * len(order)
     v, normal, _ = jax.lax.fori_loop(0, sweeps, sweep, (v, nothing, nothing))
-    return v, jnp.stack(normal)
-
-
-constant = motion.constant
+    ends = np.cumsum([0, *(aim.shape[0] for aim in aims)])
+    return v, [jnp.stack(normal[a:b]) for a, b in zip(ends, ends[1:], strict=False)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -23,6 +25,13 @@ class Pose(NamedTuple):
     jacobian_y: Float[Array, "N Q B"]
 
 
+class Turn(NamedTuple):
+    """Cosine and sine of every coordinate, of which those of angles mean something."""
+
+    cos: Float[Array, "Q B"]
+    sin: Float[Array, "Q B"]
+
+
 class Weights(NamedTuple):
     """The masses of an episode."""
 
@@ -35,22 +44,41 @@ def constant(values: np.ndarray, rank: int) -> Float[Array, "..."]:
     return jnp.asarray(values.reshape(values.shape + (1,) * (rank - values.ndim)), jnp.float32)
 
 
-def pose(model: Model, q: Float[Array, "Q B"], size: Float[Array, "B"]) -> Pose:
+def total(array: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """Return the sum over a short axis, written out: XLA's own reductions on a CPU do not vectorise over the batch."""
+    parts = [jax.lax.index_in_dim(array, i, axis, keepdims=False) for i in range(array.shape[axis])]
+    return functools.reduce(jnp.add, parts)
+
+
+def rows(array: Float[Array, "N ..."], indices: np.ndarray) -> Float[Array, "K ..."]:
+    """Return ``array[indices]`` by slices, which fuse; XLA's gather on a CPU does not vectorise."""
+    if (np.diff(indices) == 1).all():
+        return array[indices[0] : indices[-1] + 1]
+    return jnp.concatenate([array[i : i + 1] for i in indices.tolist()])
+
+
+def turned(q: Float[Array, "Q B"]) -> Turn:
+    """Return what ``pose`` needs of the angles."""
+    return Turn(jnp.cos(q), jnp.sin(q))
+
+
+def pose(model: Model, q: Float[Array, "Q B"], turn: Turn, size: Float[Array, "B"]) -> Pose:
     """Return where the bodies are, all of them ``size`` times as large as they were defined."""
-    cos, sin = jnp.cos(q), jnp.sin(q)
+    cos, sin = turn
     lever = constant(model.lever, 4) * size[None, None, None]
     right = cos[None] * lever[:, :, 0] - sin[None] * lever[:, :, 1]
     up = sin[None] * lever[:, :, 0] + cos[None] * lever[:, :, 1]
     at_x = constant(model.position, 3)
     at_y = constant(np.roll(model.position, 1, axis=1), 3)
-    return Pose(
-        x=(at_x * q[None] + right).sum(1),
-        y=(at_y * q[None] + up).sum(1),
-        cos=cos[model.angle],
-        sin=sin[model.angle],
+    here = Pose(
+        x=total(at_x * q[None] + right, 1),
+        y=total(at_y * q[None] + up, 1),
+        cos=rows(cos, model.angle),
+        sin=rows(sin, model.angle),
         jacobian_x=at_x - up,
         jacobian_y=at_y + right,
     )
+    return here
 
 
 def weights(model: Model, knobs: Knobs, disc: Float[Array, "N B"]) -> Weights:
@@ -67,10 +95,10 @@ def mass_matrix(model: Model, pose: Pose, weights: Weights) -> Float[Array, "Q Q
     """Return M, which is sum_i m_i J_i^T J_i + I_i e_i e_i^T."""
     heavy = weights.mass[:, None]
     squares = [
-        ((jacobian * heavy)[:, :, None] * jacobian[:, None]).sum(0) for jacobian in (pose.jacobian_x, pose.jacobian_y)
+        total((jacobian * heavy)[:, :, None] * jacobian[:, None], 0) for jacobian in (pose.jacobian_x, pose.jacobian_y)
     ]
     own = np.eye(model.position.shape[1])[model.angle]
-    turning = (constant(own[:, :, None] * own[:, None], 4) * weights.inertia[:, None, None]).sum(0)
+    turning = total(constant(own[:, :, None] * own[:, None], 4) * weights.inertia[:, None, None], 0)
     return squares[0] + squares[1] + turning
 
 
@@ -81,10 +109,10 @@ def forces(
     turning = (v * constant(_is_angle(model), 2)) ** 2
     # The second derivative of R(phi) d is phi'' times its derivative, less phi'^2 R(phi) d.
     arm_x, arm_y = pose.jacobian_y, -pose.jacobian_x
-    pull_x, pull_y = ((arm * turning[None]).sum(1) for arm in (arm_x, arm_y))
+    pull_x, pull_y = (total(arm * turning[None], 1) for arm in (arm_x, arm_y))
     force_x = weights.mass * ((knobs.wind / knobs.density)[None] + pull_x)
     force_y = weights.mass * (pull_y - knobs.gravity[None])
-    return (pose.jacobian_x * force_x[:, None] + pose.jacobian_y * force_y[:, None]).sum(0)
+    return total(pose.jacobian_x * force_x[:, None] + pose.jacobian_y * force_y[:, None], 0)
 
 
 def _is_angle(model: Model) -> np.ndarray:
