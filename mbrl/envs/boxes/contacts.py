@@ -113,14 +113,18 @@ def _kind(solid: Solid) -> tuple[int, bool]:
     return len(solid.vertices), solid.maybe_circle
 
 
+def _joined(parts: list[Placed]) -> Placed:
+    return Placed(
+        np.concatenate([part.body for part in parts]),
+        *(jnp.concatenate([part[i] for part in parts]) for i in range(1, len(Placed._fields))),
+    )
+
+
 def _together(
     placed: list[Placed], pairs: list[tuple[int, int]], model: Model, disc: Float[Array, "N B"]
 ) -> Manifold:
     """Return where the pairs of one group touch."""
-    one, other = (
-        Placed(*(jnp.concatenate(parts) if i else np.concatenate(parts) for i, parts in enumerate(
-            zip(*(placed[pair[side]] for pair in pairs), strict=True)))) for side in (0, 1)
-    )
+    one, other = (_joined([placed[pair[side]] for pair in pairs]) for side in (0, 1))
     (count, maybe), (other_count, other_maybe) = (_kind(model.solids[i]) for i in pairs[0])
     as_circles = [(p.x[:, 0], p.y[:, 0], p.radius) for p in (one, other)]
     if count == other_count == 1:
@@ -160,8 +164,8 @@ def _surface(
     friction: np.ndarray, restitution: np.ndarray, knobs: Knobs, points: int
 ) -> tuple[Float[Array, "K B"], Float[Array, "K B"]]:
     """Return the friction and the restitution of bodies ``[G]`` that touch in so many points each."""
-    friction, restitution = (constant(np.repeat(values, points), 2) for values in (friction, restitution))
-    return friction * knobs.friction[None], jnp.minimum(restitution * knobs.restitution[None], 1.0)
+    rub, bounce = (constant(np.repeat(values, points), 2) for values in (friction, restitution))
+    return rub * knobs.friction[None], jnp.minimum(bounce * knobs.restitution[None], 1.0)
 
 
 def _pair_rows(model: Model, pose: Pose, knobs: Knobs, manifold: Manifold, pairs: list[tuple[int, int]]) -> Contacts:

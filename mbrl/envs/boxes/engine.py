@@ -15,7 +15,9 @@ most mu times that. Joints need no rows, for coordinates cannot leave them (mode
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +60,7 @@ class _Rows(NamedTuple):
     tangent_mass: Float[Array, "K B"] | None
 
 
-def advance(model: Model, room: tuple[float, float]):
+def advance(model: Model, room: tuple[float, float]) -> Callable[[Motion, Array, Knobs, Array], Motion]:
     """Return the function of one control step, ``(motion, command [J], knobs, disc [N]) -> motion``.
 
     It is written for one world and can be vmapped, jitted and differentiated. Inside, the batch is the last axis of
@@ -67,24 +69,24 @@ def advance(model: Model, room: tuple[float, float]):
 
     def batched(start: Motion, command: Array, knobs: Knobs, disc: Array) -> Motion:
         # Cosines go from substep to substep, for a loop's arrays are stored: XLA would work them out anew at each use.
-        substep = lambda _, carry: _substep(model, room, *carry, command, knobs, disc)
+        substep = lambda _, carry: _substep(model, room, carry[0], carry[1], command, knobs, disc)
         return jax.lax.fori_loop(0, _SUBSTEPS, substep, (start, motion.turned(start.q)))[0]
 
     return batch_last(batched)
 
 
-def batch_last(function):
+def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``function``, whose arrays all have the batch as their last axis, as one of a single world.
 
     Under ``vmap`` it is called with the whole batch.
     """
 
     @custom_vmap
-    def single(*args):
+    def single(*args: Any) -> Any:
         return jax.tree.map(lambda x: x[..., 0], function(*jax.tree.map(lambda x: x[..., None], args)))
 
     @single.def_vmap
-    def many(size, batched, *args):
+    def many(size: int, batched: Any, *args: Any) -> Any:
         move = lambda x, has: jnp.moveaxis(x, 0, -1) if has else jnp.broadcast_to(x[..., None], (*x.shape, size))
         out = function(*jax.tree.map(move, args, tuple(batched)))
         return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), out), jax.tree.map(lambda _: True, out)
@@ -101,7 +103,8 @@ def _substep(
     groups, free = _prepare(model, room, pose, start, command, knobs, disc)
     aims = [jnp.where(rows.contacts.gap > 0, -rows.contacts.gap / h, _ease(rows.contacts.gap)) for rows in groups]
     mean, loads = _solve(groups, (v + free) / 2, aims, _SWEEPS[0])
-    aims = [jnp.where(load > 0, _thrown(rows.contacts, v, free), -FAR) for rows, load in zip(groups, loads, strict=True)]
+    bearing = zip(groups, loads, strict=True)
+    aims = [jnp.where(load > 0, _thrown(rows.contacts, v, free), -FAR) for rows, load in bearing]
     after, _ = _solve(groups, free, aims, _SWEEPS[1])
     q = q + h * mean
     return Motion(q, after), motion.turned(q)
@@ -171,12 +174,12 @@ def _solve(groups: list[_Rows], v: Array, aims: list[Array], sweeps: int) -> tup
     """
     order = [(g, k) for g, aim in enumerate(aims) for k in range(aim.shape[0])]
 
-    def sweep(_, carry):
+    def sweep(_: Any, carry: tuple) -> tuple:
         v, normal, tangent = carry[0], list(carry[1]), list(carry[2])
         for i, (g, k) in enumerate(order):
             rows = groups[g]
             found = rows.contacts
-            if found.tangent is not None:
+            if found.tangent is not None and rows.tangent_mass is not None and rows.drag is not None:
                 slip, most = (found.tangent[k] * v).sum(0), found.friction[k] * normal[i]
                 impulse = jnp.clip(tangent[i] - rows.tangent_mass[k] * slip, -most, most)
                 v, tangent[i] = v + rows.drag[k] * (impulse - tangent[i])[None], impulse
@@ -188,4 +191,4 @@ def _solve(groups: list[_Rows], v: Array, aims: list[Array], sweeps: int) -> tup
     nothing = (jnp.zeros(v.shape[1:]),) * len(order)
     v, normal, _ = jax.lax.fori_loop(0, sweeps, sweep, (v, nothing, nothing))
     ends = np.cumsum([0, *(aim.shape[0] for aim in aims)])
-    return v, [jnp.stack(normal[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return v, [jnp.stack(normal[a:b]) for a, b in itertools.pairwise(ends)]

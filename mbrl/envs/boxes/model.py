@@ -60,7 +60,7 @@ def build(world: World) -> Model:
     count = len(bodies)
     robot = len(joints) + 1 if world.robot else 0
     roots = ((0,) if robot else ()) + tuple(range(robot, count))
-    starts = np.cumsum([0, *((robot + 2,) if robot else ()), *[3] * (count - robot)])
+    starts = np.cumsum([0, *((robot + 2,) if robot else ()), *[3] * (count - robot)]).tolist()
     measures = [area_and_moments(body.shapes) for body in bodies]
     position, lever = np.zeros((count, starts[-1])), np.zeros((count, starts[-1], 2))
     angle = np.zeros(count, int)

@@ -70,7 +70,7 @@ def pose(model: Model, q: Float[Array, "Q B"], turn: Turn, size: Float[Array, "B
     up = sin[None] * lever[:, :, 0] + cos[None] * lever[:, :, 1]
     at_x = constant(model.position, 3)
     at_y = constant(np.roll(model.position, 1, axis=1), 3)
-    here = Pose(
+    return Pose(
         x=total(at_x * q[None] + right, 1),
         y=total(at_y * q[None] + up, 1),
         cos=rows(cos, model.angle),
@@ -78,7 +78,6 @@ def pose(model: Model, q: Float[Array, "Q B"], turn: Turn, size: Float[Array, "B
         jacobian_x=at_x - up,
         jacobian_y=at_y + right,
     )
-    return here
 
 
 def weights(model: Model, knobs: Knobs, disc: Float[Array, "N B"]) -> Weights:
@@ -143,5 +142,6 @@ def inverse(matrix: Float[Array, "Q Q B"]) -> Float[Array, "Q Q B"]:
 
 def product(matrix: Float[Array, "Q Q B"], vectors: Float[Array, "... Q B"]) -> Float[Array, "... Q B"]:
     """Return ``matrix`` times each vector."""
-    return sum(matrix[:, i].reshape((1,) * (vectors.ndim - 2) + matrix[:, i].shape) * vectors[..., i, :][..., None, :]
-               for i in range(matrix.shape[0]))
+    lead = (1,) * (vectors.ndim - 2)
+    columns = [matrix[:, i].reshape(*lead, *matrix[:, i].shape) for i in range(matrix.shape[0])]
+    return functools.reduce(jnp.add, [column * vectors[..., i, None, :] for i, column in enumerate(columns)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from mbrl.envs.boxes.polygons import outline
 
 # A pixel is set if its centre is within this share of a pixel of a body: what is a little thinner than a pixel is then
 # still seen, whole.
-GROWN = 0.25
+GROWN = 0.2
 _PAPER = (246, 244, 238)
 _ROBOT = ((196, 74, 60), (222, 128, 84), (160, 62, 94), (232, 166, 92))
 _OBJECTS = ((58, 110, 165), (74, 148, 118), (120, 94, 160))
@@ -54,7 +55,7 @@ def _distances(
     return found
 
 
-def bits(model: Model, room: tuple[float, float], pixels: tuple[int, int]):
+def bits(model: Model, room: tuple[float, float], pixels: tuple[int, int]) -> Callable[[Array, Knobs, Array], Array]:
     """Return the function ``(q [Q], knobs, disc [N]) -> [H, W]`` that draws 1 where a body is, the ceiling on top."""
     grown = GROWN * room[1] / pixels[0]
 
