@@ -1,12 +1,14 @@
 """The engine against what mechanics says: fall, collisions, friction, rest; one world, many scenes in one batch."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mbrl.envs.boxes import Body, Boxes, Knobs, World, box, circle
-from mbrl.envs.boxes.engine import Motion, advance
+from mbrl.envs.boxes.engine import advance, at_rest
 from mbrl.envs.boxes.motion import inverse
 
 # Two balls and two boxes in a hall so large that nothing meets a wall that is not meant to.
@@ -40,11 +42,11 @@ SCENES = {
     "drift": scene({}, {}, wind=2.0, density=4.0),
     "balls": scene({"ball0": (10, 10, 0), "ball1": (12, 10.3, 0)}, {"ball0": (3, 0, 4), "ball1": (-1, 0, 0)}),
     "boxes": scene({"box0": (10, 10, 0.3), "box1": (13, 10.2, 1.0)}, {"box0": (4, 0, 1), "box1": (0, 0, -2)}),
-    "mixed": scene({"ball1": (10, 10, 0), "box0": (13, 10.2, 0.6)}, {"ball1": (5, 0, 0)}),
+    "mixed": scene({"ball1": (10, 10, 0), "box0": (13, 10.2, 0.6)}, {"ball1": (5, 0, 0)}, friction=0.0),
     "dead": scene({"ball0": (10, 10, 0), "box0": (13, 10, 0.0)}, {"ball0": (5, 0, 0)}, friction=0.0),
     "bounce": scene({"ball1": (10, 3.3, 0)}, {}, gravity=G),
     "damped": scene({"ball1": (10, 3.3, 0)}, {}, gravity=G, restitution=0.5),
-    "rest": scene({"box0": (10, 0.5, 0), "box1": (20, 0.2, 0), "ball0": (30, 0.5, 0)}, {}, gravity=G),
+    "rest": scene({"box0": (10, 0.5, 0), "box1": (20, 0.2, 0), "ball0": (30, 0.5, 0), "ball1": (40, 0.3, 0)}, {}, gravity=G),
     "stack": scene({"box1": (20, 0.2, 0), "box0": (20, 0.9, 0)}, {}, gravity=G, restitution=0.0),
     "slide": scene({"box0": (10, 0.5, 0)}, {"box0": (4, 0, 0)}, gravity=G),
     "slippery": scene({"box0": (10, 0.5, 0)}, {"box0": (4, 0, 0)}, gravity=G, friction=0.5),
@@ -60,7 +62,7 @@ def courses():
     env = Boxes(HALL)
     step = advance(env.model, (HALL.width, HALL.height))
     q, v, knobs = zip(*SCENES.values(), strict=True)
-    start = Motion(jnp.asarray(np.stack(q)), jnp.asarray(np.stack(v)))
+    start = jax.vmap(partial(at_rest, env.model))(jnp.asarray(np.stack(q)))._replace(v=jnp.asarray(np.stack(v)))
     knobs = Knobs(*(jnp.array([knob[name] for knob in knobs], jnp.float32) for name in Knobs._fields))
     disc, command = jnp.zeros((len(SCENES), 4)), jnp.zeros((len(SCENES), 0))
 
@@ -74,7 +76,7 @@ def courses():
 
     later = run(start)
     all_ = jax.tree.map(lambda first, rest: np.concatenate([np.asarray(first)[None], rest]), start, later)
-    return {name: Motion(all_.q[:, i], all_.v[:, i]) for i, name in enumerate(NAMES)}
+    return {name: (all_.q[:, i], all_.v[:, i]) for i, name in enumerate(NAMES)}
 
 
 def momentum(motion):
@@ -86,7 +88,7 @@ def momentum(motion):
 
 
 def energy(motion):
-    v = motion.v.reshape(-1, 4, 3).astype(np.float64)
+    v = motion[1].reshape(-1, 4, 3).astype(np.float64)
     return 0.5 * (MASS * (v[:, :, :2] ** 2).sum(-1) + INERTIA * v[:, :, 2] ** 2).sum(1)
 
 
@@ -102,7 +104,7 @@ def test_free_fall_is_the_closed_form(courses):
 def test_wind_moves_the_dense_less(courses):
     t = 0.1 * np.arange(STEPS + 1)
     for body in (BALL0, BOX1):
-        q = courses["drift"].q[:, body]
+        q = courses["drift"][0][:, body]
         np.testing.assert_allclose(q[:, 0] - q[0, 0], 2.0 / 4 * t**2 / 2, atol=1e-4)
 
 
@@ -110,7 +112,7 @@ def test_wind_moves_the_dense_less(courses):
 def test_collisions_keep_momentum_and_never_add_energy(courses, name):
     motion = courses[name]
     found, kept = momentum(motion), energy(motion)
-    assert np.abs(np.diff(motion.v, axis=0)).max() > 0.5, "they never met"
+    assert np.abs(np.diff(motion[1], axis=0)).max() > 0.5, "they never met"
     np.testing.assert_allclose(found[:, :2], np.broadcast_to(found[0, :2], (STEPS + 1, 2)), atol=1e-4)
     # A contact's point is not where both think it is while they still overlap or are apart by a gap.
     np.testing.assert_allclose(found[:, 2], found[0, 2], atol=0.02 * np.abs(MASS * 40).max())
@@ -118,7 +120,7 @@ def test_collisions_keep_momentum_and_never_add_energy(courses, name):
 
 
 def test_a_collision_without_restitution_or_friction_leaves_no_closing_speed(courses):
-    v = courses["dead"].v[-1]
+    v = courses["dead"][1][-1]
     together = 5 * MASS[0] / (MASS[0] + MASS[2])
     np.testing.assert_allclose([v[0], v[6]], together, rtol=1e-3)
 
@@ -145,7 +147,7 @@ def test_what_rests_stays(courses):
 def test_a_box_stands_on_another(courses):
     q, v = courses["stack"]
     np.testing.assert_allclose(q[:, BOX0], np.broadcast_to(q[0, BOX0], (STEPS + 1, 3)), atol=0.01)
-    np.testing.assert_allclose(v[-1], 0, atol=0.01)
+    np.testing.assert_allclose(v[-1, 6:], 0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("name", "mu"), [("slide", MU), ("slippery", MU / 2)])
@@ -158,7 +160,7 @@ def test_a_box_slides_as_far_as_friction_lets_it(courses, name, mu):
 
 
 def test_a_sliding_ball_ends_up_rolling_at_two_thirds(courses):
-    v = courses["roll"].v[-1, BALL0]
+    v = courses["roll"][1][-1, BALL0]
     np.testing.assert_allclose(v, [4 * 2 / 3, 0, -4 * 2 / 3 / 0.5], rtol=0.02, atol=1e-3)
 
 

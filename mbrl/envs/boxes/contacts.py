@@ -87,6 +87,13 @@ def find(
     return found
 
 
+def count(model: Model) -> int:
+    """Return K, how many rows ``find`` returns in all."""
+    pairs = sum(1 if 1 in {len(model.solids[i].vertices) for i in pair} else 2 for pair in model.pairs)
+    walls = sum(min(len(solid.vertices), 1) + min(len(solid.vertices), 2) for solid in model.solids)
+    return int(np.isfinite(model.limits).all(1).sum()) + pairs + walls
+
+
 def _limits(model: Model, q: Float[Array, "Q B"]) -> list[Contacts]:
     """Return the nearer side of every joint that has limits."""
     limited = np.isfinite(model.limits).all(1)

@@ -15,7 +15,6 @@ most mu times that. Joints need no rows, for coordinates cannot leave them (mode
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,10 +43,14 @@ _BOUNCE_SPEED = 0.5  # m / s below which nothing is thrown back
 
 
 class Motion(NamedTuple):
-    """What changes: coordinates and their velocities; ``[Q]``, and with a batch ``[Q, B]``."""
+    """What changes: coordinates, their velocities, and what the contacts bear, from which the solver starts.
+
+    ``[Q]`` and ``[L]``; with a batch ``[Q, B]`` and ``[L, B]``.
+    """
 
     q: Float[Array, "Q *B"]  # m and rad
     v: Float[Array, "Q *B"]  # m / s and rad / s
+    load: Float[Array, "L *B"]  # N s and N m s, a substep's impulses: all normal ones, then all tangential ones
 
 
 class _Rows(NamedTuple):
@@ -75,6 +78,11 @@ def advance(model: Model, room: tuple[float, float]) -> Callable[[Motion, Array,
     return batch_last(batched)
 
 
+def at_rest(model: Model, q: Float[Array, "Q"]) -> Motion:
+    """Return the bodies at coordinates ``q`` without velocity or load."""
+    return Motion(q, jnp.zeros_like(q), jnp.zeros(2 * contacts.count(model)))
+
+
 def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``function``, whose arrays all have the batch as their last axis, as one of a single world.
 
@@ -98,16 +106,20 @@ def _substep(
     model: Model, room: tuple[float, float], start: Motion, turn: motion.Turn, command: Array, knobs: Knobs, disc: Array
 ) -> tuple[Motion, motion.Turn]:
     h = STEP / _SUBSTEPS
-    q, v = start
+    q, v, load = start
     pose = motion.pose(model, q, turn, knobs.size)
     groups, free = _prepare(model, room, pose, start, command, knobs, disc)
     aims = [jnp.where(rows.contacts.gap > 0, -rows.contacts.gap / h, _ease(rows.contacts.gap)) for rows in groups]
-    mean, loads = _solve(groups, (v + free) / 2, aims, _SWEEPS[0])
-    bearing = zip(groups, loads, strict=True)
-    aims = [jnp.where(load > 0, _thrown(rows.contacts, v, free), -FAR) for rows, load in bearing]
-    after, _ = _solve(groups, free, aims, _SWEEPS[1])
+    # The first solve is of half a substep's forces.
+    mean, half = _solve(groups, (v + free) / 2, load / 2, aims, _SWEEPS[0])
+    aims, start = [], 0
+    for rows in groups:
+        stop = start + rows.contacts.gap.shape[0]
+        aims.append(jnp.where(half[start:stop] > 0, _thrown(rows.contacts, v, free), -FAR))
+        start = stop
+    after, load = _solve(groups, free, 2 * half, aims, _SWEEPS[1])
     q = q + h * mean
-    return Motion(q, after), motion.turned(q)
+    return Motion(q, after, load), motion.turned(q)
 
 
 def _ease(gap: Float[Array, "K B"]) -> Float[Array, "K B"]:
@@ -129,7 +141,7 @@ def _prepare(
 ) -> tuple[list[_Rows], Array]:
     """Return the rows of all contacts, and the velocity without them."""
     h = STEP / _SUBSTEPS
-    q, v = start
+    q, v, _ = start
     weights = motion.weights(model, knobs, disc)
     pull = motion.forces(model, pose, weights, knobs, v)
     mass = motion.mass_matrix(model, pose, weights)
@@ -163,16 +175,22 @@ def _damping(model: Model) -> np.ndarray:
     return damping
 
 
-def _solve(groups: list[_Rows], v: Array, aims: list[Array], sweeps: int) -> tuple[Array, list[Array]]:
-    """Return the velocity with all contacts, and their normal impulses, each ``[K, B]``.
+def _solve(groups: list[_Rows], v: Array, load: Array, aims: list[Array], sweeps: int) -> tuple[Array, Array]:
+    """Return the velocity with all contacts, and their impulses ``[L, B]``.
 
     Args:
         groups: the rows.
         v: ``[Q, B]`` without contacts.
+        load: ``[L, B]`` impulses to begin with.
         aims: for each group ``[K, B]``, the least normal velocity.
         sweeps: over all contacts.
     """
     order = [(g, k) for g, aim in enumerate(aims) for k in range(aim.shape[0])]
+    normal, tangent = [load[i] for i in range(len(order))], [load[len(order) + i] for i in range(len(order))]
+    for i, (g, k) in enumerate(order):
+        v = v + groups[g].push[k] * normal[i][None]
+        if groups[g].drag is not None:
+            v = v + groups[g].drag[k] * tangent[i][None]
 
     def sweep(_: Any, carry: tuple) -> tuple:
         v, normal, tangent = carry[0], list(carry[1]), list(carry[2])
@@ -188,7 +206,5 @@ def _solve(groups: list[_Rows], v: Array, aims: list[Array], sweeps: int) -> tup
             v, normal[i] = v + rows.push[k] * (impulse - normal[i])[None], impulse
         return v, tuple(normal), tuple(tangent)
 
-    nothing = (jnp.zeros(v.shape[1:]),) * len(order)
-    v, normal, _ = jax.lax.fori_loop(0, sweeps, sweep, (v, nothing, nothing))
-    ends = np.cumsum([0, *(aim.shape[0] for aim in aims)])
-    return v, [jnp.stack(normal[a:b]) for a, b in itertools.pairwise(ends)]
+    v, normal, tangent = jax.lax.fori_loop(0, sweeps, sweep, (v, tuple(normal), tuple(tangent)))
+    return v, jnp.stack(normal + tangent)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mbrl.core.types import PRNGKey
-from mbrl.envs.boxes.engine import Motion
+from mbrl.envs.boxes.engine import Motion, at_rest
 from mbrl.envs.boxes.knobs import Knobs
 from mbrl.envs.boxes.model import Model, solids_of
 from mbrl.envs.boxes.motion import pose, turned
@@ -49,7 +49,7 @@ class Start:
             taken.append((x, y, reach))
             q.append(jnp.stack([x, y, jax.random.uniform(angle_key, (), jnp.float32, -np.pi, np.pi)]))
         coordinates = jnp.concatenate(q)
-        return Motion(coordinates, jnp.zeros_like(coordinates))
+        return at_rest(self.model, coordinates)
 
     def _reach(self, body: int) -> float:
         """Return how far a body reaches from its centre [m]."""
