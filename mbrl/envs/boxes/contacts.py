@@ -44,6 +44,8 @@ class Placed(NamedTuple):
     body: np.ndarray  # [G]
     x: Float[Array, "G V B"]  # m
     y: Float[Array, "G V B"]
+    normal_x: Float[Array, "G V B"]  # of the edge from each vertex to the next, outwards
+    normal_y: Float[Array, "G V B"]
     radius: Float[Array, "G B"]  # m
 
 
@@ -57,12 +59,16 @@ def place(solids: list[Solid], pose: Pose, size: Float[Array, "B"], disc: Float[
     local = constant(np.stack([solid.vertices for solid in solids]), 4) * ((1 - round_) * size[None])[:, None, None]
     radius = constant(np.array([solid.radius for solid in solids]), 2)
     inner = constant(np.array([abs(solid.vertices[0, 0]) for solid in solids]), 2)
+    normal = constant(np.stack([solid.normals for solid in solids]), 4)
     cos, sin = rows(pose.cos, body)[:, None], rows(pose.sin, body)[:, None]
-    x, y = (
+    return Placed(
+        body,
         rows(pose.x, body)[:, None] + cos * local[:, :, 0] - sin * local[:, :, 1],
         rows(pose.y, body)[:, None] + sin * local[:, :, 0] + cos * local[:, :, 1],
+        cos * normal[:, :, 0] - sin * normal[:, :, 1],
+        sin * normal[:, :, 0] + cos * normal[:, :, 1],
+        (radius + round_ * inner) * size[None],
     )
-    return Placed(body, x, y, (radius + round_ * inner) * size[None])
 
 
 def find(
@@ -137,14 +143,14 @@ def _together(
     if count == other_count == 1:
         return circle_circle(*as_circles)
     if count == 1:
-        return circle_polygon(*as_circles[0], outline(other.x, other.y))
+        return circle_polygon(*as_circles[0], outline(*other[1:5]))
     if other_count == 1:
-        return flipped(circle_polygon(*as_circles[1], outline(one.x, one.y)))
-    manifold = polygon_polygon(outline(one.x, one.y), outline(other.x, other.y))
+        return flipped(circle_polygon(*as_circles[1], outline(*one[1:5])))
+    manifold = polygon_polygon(outline(*one[1:5]), outline(*other[1:5]))
     if not (maybe and other_maybe):
         return manifold
-    mixed = padded(circle_polygon(*as_circles[0], outline(other.x, other.y)))
-    mirrored = padded(flipped(circle_polygon(*as_circles[1], outline(one.x, one.y))))
+    mixed = padded(circle_polygon(*as_circles[0], outline(*other[1:5])))
+    mirrored = padded(flipped(circle_polygon(*as_circles[1], outline(*one[1:5]))))
     both = padded(circle_circle(*as_circles))
     first, second = ((rows(disc, p.body) > 0)[:, None] for p in (one, other))
     return Manifold(*(

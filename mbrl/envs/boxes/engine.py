@@ -33,8 +33,8 @@ from mbrl.envs.boxes.polygons import FAR
 constant = motion.constant
 
 STEP = 0.1  # s, of one control step: ten a second
-_SUBSTEPS = 6
-_SWEEPS = (3, 4)  # of the two solves
+_SUBSTEPS = 5
+_SWEEPS = (2, 3)  # of the two solves
 _SLOP = 0.005  # m or rad that an overlap may keep
 _EASE = 0.2  # of the rest that goes in a substep
 _EASE_SPEED = 2.0  # m / s or rad / s at most
@@ -129,7 +129,7 @@ def _ease(gap: Float[Array, "K B"]) -> Float[Array, "K B"]:
 
 def _thrown(found: Contacts, v: Float[Array, "Q B"], free: Float[Array, "Q B"]) -> Float[Array, "K B"]:
     """Return with what normal velocity a contact that bears a load leaves the substep."""
-    closing, then = (-(found.normal * u[None]).sum(1) for u in (v, free))
+    closing, then = (-motion.total(found.normal * u[None], 1) for u in (v, free))
     square = closing * jnp.abs(closing) + 2 * jnp.maximum(found.gap, 0.0) * (then - closing) * _SUBSTEPS / STEP
     arrival = jnp.sqrt(jnp.maximum(square, 1e-12))
     return jnp.where(arrival > _BOUNCE_SPEED, found.restitution * arrival, 0.0)
@@ -159,11 +159,11 @@ def _prepare(
 def _weigh(inverse: Float[Array, "Q Q B"], found: Contacts) -> _Rows:
     """Return the rows of contacts with what their impulses do."""
     push = motion.product(inverse, found.normal)
-    normal_mass = 1 / ((found.normal * push).sum(1) + _TINY)
+    normal_mass = 1 / (motion.total(found.normal * push, 1) + _TINY)
     if found.tangent is None:
         return _Rows(found, push, None, normal_mass, None)
     drag = motion.product(inverse, found.tangent)
-    return _Rows(found, push, drag, normal_mass, 1 / ((found.tangent * drag).sum(1) + _TINY))
+    return _Rows(found, push, drag, normal_mass, 1 / (motion.total(found.tangent * drag, 1) + _TINY))
 
 
 def _damping(model: Model) -> np.ndarray:

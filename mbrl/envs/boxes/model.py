@@ -23,6 +23,7 @@ class Solid(NamedTuple):
 
     body: int
     vertices: np.ndarray  # [V, 2] m; one for a circle
+    normals: np.ndarray  # [V, 2] of the edge from each vertex to the next, outwards
     radius: float  # m
     maybe_circle: bool
 
@@ -103,7 +104,11 @@ def solids_of(solids: tuple[Solid, ...], body: int) -> list[Solid]:
 
 
 def _solid(body: int, shape: Shape, centre: Point, of: Body) -> Solid:
-    return Solid(body, np.asarray(shape.vertices) - np.asarray(centre), shape.radius, of.maybe_circle)
+    vertices = np.asarray(shape.vertices) - np.asarray(centre)
+    along = np.roll(vertices, -1, axis=0) - vertices
+    length = np.maximum(np.hypot(*along.T), 1e-9)[:, None]
+    normals = np.stack([along[:, 1], -along[:, 0]], axis=1) / length
+    return Solid(body, vertices, normals, shape.radius, of.maybe_circle)
 
 
 def _pairs(solids: tuple[Solid, ...], bodies: tuple[Body, ...], robot: int) -> tuple[tuple[int, int], ...]:

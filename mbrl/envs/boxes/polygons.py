@@ -59,12 +59,11 @@ def two_largest(
     return [jnp.stack(pair, axis=1) for pair in zip(first, second, strict=True)]
 
 
-def outline(x: Float[Array, "P V B"], y: Float[Array, "P V B"]) -> Outline:
-    """Return a polygon's edges and normals."""
-    ahead_x, ahead_y = jnp.roll(x, -1, axis=1), jnp.roll(y, -1, axis=1)
-    along_x, along_y = ahead_x - x, ahead_y - y
-    per_length = 1 / jnp.sqrt(along_x**2 + along_y**2 + _TINY)
-    return Outline(x, y, ahead_x, ahead_y, along_y * per_length, -along_x * per_length)
+def outline(
+    x: Float[Array, "P V B"], y: Float[Array, "P V B"], normal_x: Float[Array, "P V B"], normal_y: Float[Array, "P V B"]
+) -> Outline:
+    """Return a polygon's edges, given its vertices and the outward normals of the edges that begin there."""
+    return Outline(x, y, jnp.roll(x, -1, axis=1), jnp.roll(y, -1, axis=1), normal_x, normal_y)
 
 
 def _least_overlap(one: Outline, other: Outline) -> list[Float[Array, "P B"]]:
