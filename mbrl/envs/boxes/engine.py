@@ -72,7 +72,7 @@ def advance(model: Model, room: tuple[float, float]) -> Callable[[Motion, Array,
 
     def batched(start: Motion, command: Array, knobs: Knobs, disc: Array) -> Motion:
         # Cosines go from substep to substep, for a loop's arrays are stored: XLA would work them out anew at each use.
-        substep = lambda _, carry: _substep(model, room, carry[0], carry[1], command, knobs, disc)
+        substep = lambda i, carry: _substep(model, room, i, carry[0], carry[1], command, knobs, disc)
         return jax.lax.fori_loop(0, _SUBSTEPS, substep, (start, motion.turned(start.q)))[0]
 
     return batch_last(batched)
@@ -103,12 +103,14 @@ def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _substep(
-    model: Model, room: tuple[float, float], start: Motion, turn: motion.Turn, command: Array, knobs: Knobs, disc: Array
+    model: Model, room: tuple[float, float], i: Array, start: Motion, turn: motion.Turn, command: Array, knobs: Knobs,
+    disc: Array,
 ) -> tuple[Motion, motion.Turn]:
     h = STEP / _SUBSTEPS
     q, v, load = start
     pose = motion.pose(model, q, turn, knobs.size)
-    groups, free = _prepare(model, room, pose, start, command, knobs, disc)
+    found = _stored(i, lambda: contacts.find(model, room, pose, knobs, disc, q))
+    groups, free = _stored(i, lambda: _prepare(model, pose, start, command, knobs, disc, found))
     aims = [jnp.where(rows.contacts.gap > 0, -rows.contacts.gap / h, _ease(rows.contacts.gap)) for rows in groups]
     # The first solve is of half a substep's forces.
     mean, half = _solve(groups, (v + free) / 2, load / 2, aims, _SWEEPS[0])
@@ -120,6 +122,17 @@ def _substep(
     after, load = _solve(groups, free, 2 * half, aims, _SWEEPS[1])
     q = q + h * mean
     return Motion(q, after, load), motion.turned(q)
+
+
+def _stored(i: Array, function: Callable[[], Any]) -> Any:
+    """Return what ``function`` returns, stored.
+
+    XLA on a CPU would rather work an intermediate result out anew at each of its uses, which takes several times as
+    long here; it fuses nothing across a condition, even one that always holds, as that on a loop's counter ``i``.
+    """
+    shapes = jax.eval_shape(function)
+    nothing = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.cond(i < _SUBSTEPS, function, nothing)
 
 
 def _ease(gap: Float[Array, "K B"]) -> Float[Array, "K B"]:
@@ -136,8 +149,7 @@ def _thrown(found: Contacts, v: Float[Array, "Q B"], free: Float[Array, "Q B"]) 
 
 
 def _prepare(
-    model: Model, room: tuple[float, float], pose: motion.Pose, start: Motion, command: Array, knobs: Knobs,
-    disc: Array,
+    model: Model, pose: motion.Pose, start: Motion, command: Array, knobs: Knobs, disc: Array, found: list[Contacts]
 ) -> tuple[list[_Rows], Array]:
     """Return the rows of all contacts, and the velocity without them."""
     h = STEP / _SUBSTEPS
@@ -153,7 +165,7 @@ def _prepare(
         pull = pull - motion.total(constant(servo, 3) * v[None], 1)
     inverse = motion.inverse(mass)
     free = (v + h * motion.product(inverse, pull)) * constant(1 / (1 + h * _damping(model)), 2)
-    return [_weigh(inverse, found) for found in contacts.find(model, room, pose, knobs, disc, q)], free
+    return [_weigh(inverse, contact) for contact in found], free
 
 
 def _weigh(inverse: Float[Array, "Q Q B"], found: Contacts) -> _Rows:
