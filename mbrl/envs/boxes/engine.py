@@ -89,9 +89,10 @@ def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
     Under ``vmap`` it is called with the whole batch.
     """
 
-    @custom_vmap
-    def single(*args: Any) -> Any:
+    def plain(*args: Any) -> Any:
         return jax.tree.map(lambda x: x[..., 0], function(*jax.tree.map(lambda x: x[..., None], args)))
+
+    single = custom_vmap(plain)
 
     @single.def_vmap
     def many(size: int, batched: Any, *args: Any) -> Any:
@@ -99,7 +100,16 @@ def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
         out = function(*jax.tree.map(move, args, tuple(batched)))
         return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), out), jax.tree.map(lambda _: True, out)
 
-    return single
+    @jax.custom_jvp
+    def differentiable(*args: Any) -> Any:
+        return single(*args)
+
+    # What has a rule for vmap of its own has no transpose; its plain form has one.
+    @differentiable.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(plain, primals, tangents)
+
+    return differentiable
 
 
 def _substep(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
-Point = tuple[float, float]
+Number: TypeAlias = float | int  # both are checked at run time, where an int is no float
+Point: TypeAlias = tuple[Number, Number]
 
 WALL_FRICTION = 0.2  # Box2D's default, which boxLCD leaves as it is
 
@@ -84,18 +86,18 @@ class World:
         return self.robot.joints if self.robot else ()
 
 
-def box(half_width: float, half_height: float) -> Shape:
+def box(half_width: Number, half_height: Number) -> Shape:
     """Return a rectangle around the origin."""
     x, y = half_width, half_height
     return Shape(((-x, -y), (x, -y), (x, y), (-x, y)))
 
 
-def circle(radius: float) -> Shape:
+def circle(radius: Number) -> Shape:
     """Return a circle around the origin."""
     return Shape(((0.0, 0.0),), radius)
 
 
-def placed(shape: Shape, offset: Point, angle: float) -> Shape:
+def placed(shape: Shape, offset: Point, angle: Number) -> Shape:
     """Return ``shape`` turned by ``angle`` around its origin and then moved by ``offset``."""
     c, s = math.cos(angle), math.sin(angle)
     points = tuple((c * x - s * y + offset[0], s * x + c * y + offset[1]) for x, y in shape.vertices)

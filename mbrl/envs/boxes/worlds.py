@@ -8,21 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from mbrl.envs.boxes.scene import Body, Joint, Point, Robot, Shape, World, box, circle, placed
+from mbrl.envs.boxes.scene import Body, Joint, Number, Point, Robot, Shape, World, box, circle, placed
 
 _UNIT = 1 / 30
 _HEIGHT = 5.0
 
 
-def _limb(width: float, height: float) -> Shape:
+def _limb(width: Number, height: Number) -> Shape:
     return box(width * _UNIT / 2, height * _UNIT / 2)
 
 
-def _polygon(scale: float, *points: Point) -> Shape:
+def _polygon(scale: Number, *points: Point) -> Shape:
     return Shape(tuple((scale * _UNIT * x, scale * _UNIT * y) for x, y in points))
 
 
-def _at(x: float, y: float) -> Point:
+def _at(x: Number, y: Number) -> Point:
     return x * _UNIT, y * _UNIT
 
 
@@ -76,7 +76,7 @@ def crab() -> Robot:
     return Robot(tuple(bodies), tuple(joints), bound=2.0)
 
 
-def _claw(bend: float) -> tuple[Shape, Shape]:
+def _claw(bend: Number) -> tuple[Shape, Shape]:
     """Return two sticks, the second at the end of the first, bent by ``bend`` radians."""
     stick = _limb(4, 16)
     half = 8 * _UNIT
