@@ -15,7 +15,7 @@ from mbrl.agents.dreamer import Dreamer, DreamerConfig
 from mbrl.bench.flops import count
 from mbrl.bench.naive import Naive
 from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
-from mbrl.envs import make_vector
+from mbrl.envs import EnvConfig, make_vector
 from mbrl.evaluation.rollout import make_evaluate
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import make_program, updates_due
@@ -24,6 +24,7 @@ from mbrl.runner.seeds import run_key
 # DreamerV3's published parameter counts are for this observation and this action.
 OBSERVATION, ACTIONS = 24, 6
 _EPISODE = 37  # steps of an episode in the made-up experience: a few borders in every batch
+_WORLDS, _CONTROL_STEPS = 256, 50  # of a 2-D world, side by side and one after another
 
 
 class Piece(NamedTuple):
@@ -216,6 +217,27 @@ def evaluation(setting: Setting) -> Piece:
     return Piece(evaluate, (state, jax.random.key(1)))
 
 
+def boxes(setting: Setting, world: str) -> Piece:
+    """Steps of 256 2-D worlds with random actions, each drawn, with episodes that start over; no agent.
+
+    Of the setting it takes nothing.
+    """
+    del setting
+    env = make_vector(EnvConfig(f"boxes/{world}", time_limit=100), _WORLDS)
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
+
+    def run(state: Any, key: jax.Array) -> Any:
+        def step(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+            action = jax.random.uniform(key, (_WORLDS, *env.action_spec.shape), minval=-1.0)
+            state, timestep = env.step(state, action)
+            return state, timestep.observation["image"]
+
+        return jax.lax.scan(step, state, jax.random.split(key, _CONTROL_STEPS))
+
+    advance = lambda args, out: (out[0], args[1])
+    return Piece(run, (state, jax.random.key(1)), _WORLDS * _CONTROL_STEPS, donate=(0,), advance=advance)
+
+
 PIECES: dict[str, Callable[[Setting], Piece]] = {
     "train_step": train_step,
     "train_step_dynamics": lambda setting: train_step(setting, "dynamics"),
@@ -227,6 +249,8 @@ PIECES: dict[str, Callable[[Setting], Piece]] = {
     "epoch": epoch,
     "epoch_seeds": epoch_seeds,
     "evaluation": evaluation,
+    "boxes": lambda setting: boxes(setting, "dropbox"),
+    "boxes_urchin": lambda setting: boxes(setting, "urchin"),
 }
 
 # What some pieces are timed beside, in turn, and the name it has in their rows.

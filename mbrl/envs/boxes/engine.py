@@ -33,7 +33,7 @@ from mbrl.envs.boxes.polygons import FAR
 constant = motion.constant
 
 STEP = 0.1  # s, of one control step: ten a second
-_SUBSTEPS = 5
+_SUBSTEPS = 4
 _SWEEPS = (2, 3)  # of the two solves
 _SLOP = 0.005  # m or rad that an overlap may keep
 _EASE = 0.2  # of the rest that goes in a substep
