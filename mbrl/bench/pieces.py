@@ -30,7 +30,8 @@ SEEN: dict[Obs, specs.Array] = {
 }
 ACTIONS = 6
 _EPISODE = 37  # steps of an episode in the made-up experience: a few borders in every batch
-_PICTURES = 16
+_PICTURES = 16  # drawn side by side
+_WORLDS, _CONTROL_STEPS = 256, 50  # of a 2-D world, side by side and one after another
 
 
 class Piece(NamedTuple):
@@ -241,6 +242,27 @@ def render(setting: Setting) -> Piece:
     return Piece(jax.vmap(make_render(env, 64, 64)), (states,), _PICTURES)
 
 
+def boxes(setting: Setting, world: str) -> Piece:
+    """Steps of 256 2-D worlds with random actions, each drawn, with episodes that start over; no agent.
+
+    Of the setting it takes nothing.
+    """
+    del setting
+    env = make_vector(EnvConfig(f"boxes/{world}", time_limit=100), _WORLDS)
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
+
+    def run(state: Any, key: jax.Array) -> Any:
+        def step(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+            action = jax.random.uniform(key, (_WORLDS, *env.action_spec.shape), minval=-1.0)
+            state, timestep = env.step(state, action)
+            return state, timestep.observation["image"]
+
+        return jax.lax.scan(step, state, jax.random.split(key, _CONTROL_STEPS))
+
+    advance = lambda args, out: (out[0], args[1])
+    return Piece(run, (state, jax.random.key(1)), _WORLDS * _CONTROL_STEPS, donate=(0,), advance=advance)
+
+
 PIECES: dict[str, Callable[[Setting], Piece]] = {
     "train_step": train_step,
     "train_step_dynamics": lambda setting: train_step(setting, "dynamics"),
@@ -253,6 +275,8 @@ PIECES: dict[str, Callable[[Setting], Piece]] = {
     "epoch_seeds": epoch_seeds,
     "evaluation": evaluation,
     "render": render,
+    "boxes": lambda setting: boxes(setting, "dropbox"),
+    "boxes_urchin": lambda setting: boxes(setting, "urchin"),
 }
 
 # What some pieces are timed beside, in turn, and the name it has in their rows.

@@ -19,10 +19,12 @@ from mbrl.envs import make_vector
 from mbrl.runner.checks import check
 from mbrl.version import __version__
 
-__all__ = ["NAMES", "measure", "table"]
+__all__ = ["GROUPS", "NAMES", "measure", "table"]
 
 # What can be asked for; the start of a run is a process of its own.
 NAMES = (*PIECES, "start")
+# Several pieces under one name, and what their steps a second are called beside the rows.
+GROUPS = {"pixels": {"render": "render_fps", "boxes": "boxes_sps", "boxes_urchin": "boxes_urchin_sps"}}
 
 
 class _Timed(NamedTuple):

@@ -20,8 +20,8 @@ class BenchArguments:
 
     piece: Annotated[str, tyro.conf.arg(metavar="PIECE")] = "all"
     """Which: `train_step` (REINFORCE), `train_step_dynamics`, `model_step`, `imagination`, `policy_step`,
-    `policy_step_16`, `collection`, `epoch`, `epoch_seeds` (eight), `evaluation`, `start` (of a run, to its first
-    update), or all. `planners` is apart: every planner on one model, and its regret where the optimum is known."""
+    `policy_step_16`, `collection`, `epoch`, `epoch_seeds` (eight), `evaluation`, `render`, `boxes`,
+    `boxes_urchin`, `start` (of a run, to its first update), or all. `pixels` is what draws, alone. `planners` is apart: every planner on one model, and its regret where the optimum is known."""
     size: str = "1m"
     """The agent's size."""
     precision: str = "f32"
@@ -67,19 +67,22 @@ def run(argv: Sequence[str]) -> int:
     from mbrl.bench import run as bench  # brings jax with it, which --help does without
     from mbrl.bench.pieces import Setting
 
-    if arguments.piece not in {"all", "planners", *bench.NAMES}:
-        raise unknown("piece", arguments.piece, ["all", "planners", *bench.NAMES])
+    known = ["all", "planners", *bench.GROUPS, *bench.NAMES]
+    if arguments.piece not in known:
+        raise unknown("piece", arguments.piece, known)
     if arguments.repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {arguments.repeats}")
     if arguments.piece == "planners":
         return _planners(arguments)
-    names = list(bench.NAMES) if arguments.piece == "all" else [arguments.piece]
+    rates = bench.GROUPS.get(arguments.piece, {})
+    names = list(bench.NAMES) if arguments.piece == "all" else list(rates) or [arguments.piece]
     made = Setting(setting(arguments), arguments.obs)
     report = bench.measure(names, made, arguments.repeats, arguments.seconds, arguments.profile)
     if not arguments.json:
         print(bench.table(report))
-    elif arguments.piece == "all":
-        print(json.dumps(report))
+    elif arguments.piece == "all" or rates:
+        told = {rates[row["piece"]]: row["steps_per_s"] for row in report["rows"] if rates}
+        print(json.dumps(report | told))
     else:
         print(json.dumps({name: value for name, value in report.items() if name != "rows"} | report["rows"][0]))
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 from dm_env import specs
 
 from mbrl.core.errors import UserError, unknown
-from mbrl.envs import brax, playground, probes
+from mbrl.envs import boxes, brax, playground, probes
 from mbrl.envs.base import Environment, VectorEnvironment
 from mbrl.envs.brax import BraxEnv
 from mbrl.envs.config import EnvConfig
@@ -23,6 +23,7 @@ from mbrl.envs.wrappers import ActionRepeat, RescaleAction, TimeLimit
 # A constructor takes nothing, or what stands behind the @ of `brax/hopper@mjx`. Yours is one line, here or in a
 # notebook, that puts MyEnv under "mine/foo".
 ENVS: dict[str, Callable[..., Environment] | HostEnv] = {
+    **{f"boxes/{name}": partial(boxes.variant, name) for name in boxes.WORLDS},
     **{f"brax/{name}": partial(BraxEnv, name) for name in brax.NAMES},
     **{f"dmc/{name}": partial(PlaygroundEnv, name) for name in playground.NAMES},
     "probe/action": probes.Action,

@@ -1,0 +1,75 @@
+"""The knobs of physics: what may differ from episode to episode without compiling anything again."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mbrl.core.types import PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Physics:
+    """One value of every knob; the defaults are the world as boxLCD has it."""
+
+    gravity: float = 9.81
+    """m / s^2, downwards."""
+    wind: float = 0.0
+    """m / s^2 to the right, for a body of the density it is defined with; a denser one is moved less."""
+    friction: float = 1.0
+    """times that of every body and wall."""
+    density: float = 1.0
+    """times that of every body; motors stay as strong as they are."""
+    restitution: float = 1.0
+    """times that of every body, at most to 1; does nothing where nothing bounces."""
+    size: float = 1.0
+    """times every length of every body; the room stays as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """From where to where each knob is drawn, evenly, for each episode; None leaves it as ``Physics`` has it."""
+
+    gravity: tuple[float, float] | None = (5.0, 15.0)
+    """m / s^2."""
+    wind: tuple[float, float] | None = (-2.0, 2.0)
+    """m / s^2."""
+    friction: tuple[float, float] | None = (0.25, 2.0)
+    """a factor."""
+    density: tuple[float, float] | None = (0.5, 2.0)
+    """a factor."""
+    restitution: tuple[float, float] | None = (0.25, 1.2)
+    """a factor."""
+    size: tuple[float, float] | None = (0.75, 1.25)
+    """a factor."""
+
+
+class Knobs(NamedTuple):
+    """The knobs of the running episode, each ``[*N]``; ``Physics`` says what they mean."""
+
+    gravity: Float[Array, "*N"]
+    wind: Float[Array, "*N"]
+    friction: Float[Array, "*N"]
+    density: Float[Array, "*N"]
+    restitution: Float[Array, "*N"]
+    size: Float[Array, "*N"]
+
+
+def fixed(physics: Physics) -> Knobs:
+    """Return the knobs as arrays."""
+    return Knobs(**{name: jnp.float32(value) for name, value in dataclasses.asdict(physics).items()})
+
+
+def draw(key: PRNGKey, physics: Physics, ranges: Ranges) -> Knobs:
+    """Return the knobs of an episode."""
+    keys = jax.random.split(key, len(Knobs._fields))
+    knobs = fixed(physics)._asdict()
+    for name, key in zip(Knobs._fields, keys, strict=True):
+        bounds = getattr(ranges, name)
+        if bounds is not None:
+            knobs[name] = jax.random.uniform(key, (), jnp.float32, *bounds)
+    return Knobs(**knobs)
