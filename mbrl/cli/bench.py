@@ -20,8 +20,9 @@ class BenchArguments:
 
     piece: Annotated[str, tyro.conf.arg(metavar="PIECE")] = "all"
     """Which: `train_step` (REINFORCE), `train_step_dynamics`, `model_step`, `imagination`, `policy_step`,
-    `policy_step_16`, `collection`, `epoch`, `epoch_seeds` (eight), `evaluation`, `render`, `boxes`,
-    `boxes_urchin`, `start` (of a run, to its first update), or all. `pixels` is what draws, alone. `planners` is apart: every planner on one model, and its regret where the optimum is known."""
+    `policy_step_16`, `collection`, `epoch`, `epoch_seeds` (eight), `evaluation`, `render`, `boxes`, `boxes_urchin`,
+    `start` (of a run, to its first update), or all. `pixels` is what draws, alone. `planners` is apart: every planner
+    on one model, and its regret where the optimum is known."""
     size: str = "1m"
     """The agent's size."""
     precision: str = "f32"

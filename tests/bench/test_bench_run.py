@@ -1,13 +1,15 @@
 """The bench command, on the smallest shapes there are."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbrl.bench import start, timing
+from mbrl.bench import pieces, start, timing
+from mbrl.bench.pieces import Piece
 from mbrl.cli.bench import BenchArguments, setting
 from mbrl.cli.main import main
 from mbrl.core.errors import UserError
@@ -38,6 +40,17 @@ def test_a_piece_and_its_profile(capsys, tmp_path):
     assert row["profile"]["costliest"]
 
 
+def test_what_draws_is_told_under_its_own_names(capsys, monkeypatch):
+    """On pieces that draw nothing: the real ones take long to compile."""
+    drawn = lambda setting, steps: Piece(jnp.sin, (jnp.zeros(4),), steps)
+    for number, name in enumerate(("render", "boxes", "boxes_urchin"), 1):
+        monkeypatch.setitem(pieces.PIECES, name, partial(drawn, steps=number * 1000))
+    found = bench(capsys, "pixels")
+    assert [row["piece"] for row in found["rows"]] == ["render", "boxes", "boxes_urchin"]
+    assert found["render_fps"] == found["rows"][0]["steps_per_s"] > 0
+    assert found["boxes_sps"] == found["rows"][1]["steps_per_s"]
+
+
 def test_a_table_to_read(capsys):
     """Of a piece with an environment."""
     assert main(["bench", "collection", *SMALL]) == 0
@@ -52,7 +65,7 @@ def test_a_table_to_read(capsys):
         (["train_stp"], "unknown piece 'train_stp'; did you mean 'train_step'?"),
         (["--size", "2m"], "agent.size is '2m', but must be one of nano, 1m"),
         (["--repeats", "0"], "--repeats must be at least 1, not 0"),
-        (["--obs", "image"], "--obs is 'image', but must be 'vector'"),
+        (["--obs", "pictures"], "--obs is 'pictures', but must be one of vector, image"),
         (["--env", "brax/hoper"], "did you mean 'brax/hopper'?"),
         (["train_step", "now"], "no place for 'now'"),
         (["train_step", "--batch_size", "0"], "replay.batch_size"),
