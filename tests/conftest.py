@@ -5,6 +5,8 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Two test processes whose products each want all cores wait for one another.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # Most of the suite's time is compilation, of programs that run shortly. XLA's older way of generating code for a CPU
 # takes half of it, but jaxlib 0.12 has it no more and an unknown flag ends the process. What runs longer asks for more
 # optimisation itself (tests/learning).
