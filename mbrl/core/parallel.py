@@ -43,8 +43,7 @@ def draw(sample: Callable[[PRNGKey, tuple[int, ...]], Array], key: PRNGKey, shap
     if count == 1:
         return sample(key, shape)
     rows = shape[axis]
-    whole = sample(key, (*shape[:axis], count * rows, *shape[axis + 1 :]))
-    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * rows, rows, axis)
+    return own(sample(key, (*shape[:axis], count * rows, *shape[axis + 1 :])), rows, axis)
 
 
 def mean(tree: Tree) -> Tree:
@@ -60,6 +59,13 @@ def gather(tree: Tree, axis: int) -> Tree:
     if devices() == 1:
         return tree
     return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, axis=axis, tiled=True), tree)
+
+
+def own(whole: Array, rows: int, axis: int) -> Array:
+    """Return this device's ``rows`` of the rows of all devices; undoes ``gather``."""
+    if devices() == 1:
+        return whole
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * rows, rows, axis)
 
 
 def masked_mean(values: Float[Array, "T B"], mask: Float[Array, "T B"]) -> Scalar:

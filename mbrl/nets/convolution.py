@@ -1,9 +1,10 @@
 """Convolutions that halve or double an image, as one small convolution at the lower of the two resolutions.
 
 Pooling after a convolution, a stride of two, and a convolution of an enlarged image all treat pixels in blocks of two
-by two alike. With a block's four pixels as channels, each of them is a plain 3 x 3 convolution at half the resolution:
-the same function (tests compare them), with fewer and larger products, no windowed maximum whose gradient is slow, and
-no enlarged image in memory. (Shi et al. 2016 on sub-pixel convolution.)
+by two alike. With a block's four pixels as channels, each of them is a plain, narrower convolution at half the
+resolution (3 x 3 for a kernel of 5 x 5): the same function, as tests compare. Doubling then takes 36 products a block
+instead of 100; halving by the maximum takes 144, of which some are with zero, but has no windowed maximum, whose
+gradient is slow on a CPU, so elsewhere it is done plainly. (Shi et al. 2016 on sub-pixel convolution.)
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ def halve(x: Float[Array, "N H W I"], kernel: Float[Array, "K K I O"], sampling:
 
     Padded by zeros to "SAME", as ``jax.lax`` pads; H and W are even.
     """
-    taps = _pool_taps(len(kernel)) if sampling == "pool" else _stride_taps(len(kernel))
-    out = convolve(to_channels(x), _fold(kernel, taps))
     if sampling == "stride":
-        return out
+        return convolve(to_channels(x), _fold(kernel, _stride_taps(len(kernel))))
+    if jax.default_backend() == "cpu":
+        out = convolve(to_channels(x), _fold(kernel, _pool_taps(len(kernel))))
+    else:
+        out = to_channels(_plain(x, kernel))
     a, b, c, d = jnp.split(out, 4, axis=-1)
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
@@ -61,7 +64,8 @@ def in_chunks(function: Callable[[Any], Any], images: Any, chunk: int = CHUNK) -
     """Apply a function of N images to a few at a time where that is faster, and compute them again for the gradient.
 
     On a CPU what lies between the layers of all images is larger than any cache, and memory takes more time than
-    arithmetic. Elsewhere, and for few images, the function is simply called.
+    arithmetic. Elsewhere, and for few images, the function is simply called; what does not fill a chunk is treated by
+    itself.
 
     Args:
         function: of a pytree of arrays ``[N, ...]``, to one; image by image.
@@ -69,11 +73,16 @@ def in_chunks(function: Callable[[Any], Any], images: Any, chunk: int = CHUNK) -
         chunk: how many are treated at a time.
     """
     count = jax.tree.leaves(images)[0].shape[0]
-    if jax.default_backend() != "cpu" or count <= chunk or count % chunk:
+    if jax.default_backend() != "cpu" or count <= chunk:
         return function(images)
-    cut = jax.tree.map(lambda x: x.reshape(count // chunk, chunk, *x.shape[1:]), images)
+    whole = count - count % chunk
+    cut = jax.tree.map(lambda x: x[:whole].reshape(-1, chunk, *x.shape[1:]), images)
     out = jax.lax.map(jax.checkpoint(function, prevent_cse=False), cut)
-    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), out)
+    out = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), out)
+    if whole == count:
+        return out
+    rest = function(jax.tree.map(lambda x: x[whole:], images))
+    return jax.tree.map(lambda one, two: jnp.concatenate([one, two]), out, rest)
 
 
 def convolve(x: Float[Array, "N H W I"], kernel: Float[Array, "K K I O"]) -> Float[Array, "N H W O"]:

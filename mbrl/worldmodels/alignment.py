@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mbrl.core import parallel
 from mbrl.core.errors import UserError, unknown
 
 Objective: TypeAlias = Literal["reconstruction", "infonce", "barlow"]
@@ -50,7 +51,8 @@ def info_nce(
     L_i = -1/2 [log softmax_j(s_ij)_i + log softmax_j(s_ji)_i], s_ij the cosine of predicted i and projected j over the
     temperature (van den Oord et al. 2018, eq. 4; Radford et al. 2021 for the symmetric form): ln N where nothing is.
     """
-    unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+    # Under the root, not behind it: the gradient at zero is then finite, too.
+    unit = lambda x: x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
     scores = unit(predicted) @ unit(projected).T / temperature
     right = lambda scores: jnp.diagonal(jax.nn.log_softmax(scores, axis=-1))
     return -(right(scores) + right(scores.T)) / 2
@@ -63,7 +65,7 @@ def barlow_twins(
 
     L = sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2 (Zbontar et al. 2021, eq. 1-2).
     """
-    whiten = lambda x: (x - x.mean(0)[None]) / (x.std(0)[None] + 1e-4)
+    whiten = lambda x: (x - x.mean(0)[None]) * jax.lax.rsqrt(x.var(0)[None] + 1e-8)
     correlation = whiten(predicted).T @ whiten(projected) / len(predicted)
     diagonal = jnp.diagonal(correlation)
     apart = jnp.square(correlation).sum() - jnp.square(diagonal).sum()
@@ -73,9 +75,13 @@ def barlow_twins(
 def misalignment(
     objective: Objective, config: AlignmentConfig, predicted: Float[Array, "T B D"], projected: Float[Array, "T B D"]
 ) -> Float[Array, "T B"]:
-    """Return the loss of each step; Barlow's, which is one of them all, stands at each."""
-    lead = predicted.shape[:-1]
-    flat = predicted.reshape((-1, predicted.shape[-1])), projected.reshape((-1, projected.shape[-1]))
-    if objective == "infonce":
-        return info_nce(*flat, config.temperature).reshape(lead)
-    return jnp.broadcast_to(barlow_twins(*flat, config.redundancy), lead)
+    """Return the loss of each step; Barlow's, which is one of them all, stands at each.
+
+    Mapped over devices, steps are compared with those of all devices.
+    """
+    steps, rows, size = predicted.shape
+    predicted, projected = parallel.gather((predicted, projected), axis=1)
+    flat = predicted.reshape((-1, size)), projected.reshape((-1, size))
+    if objective == "barlow":
+        return jnp.broadcast_to(barlow_twins(*flat, config.redundancy), (steps, rows))
+    return parallel.own(info_nce(*flat, config.temperature).reshape((steps, -1)), rows, axis=1)

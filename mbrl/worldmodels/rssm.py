@@ -84,7 +84,7 @@ class RSSMConfig:
     discount_scale: float = 1.0
     """Weight of the discount loss."""
     remat: bool = True
-    """Recompute recurrent steps and images in the backward pass instead of storing what was computed of them."""
+    """Recompute recurrent steps, and on a CPU images, in the backward pass instead of storing what was computed."""
 
 
 # What each number is at least.
@@ -264,11 +264,15 @@ class RSSM:
 
     def predict(self, params: Params, latent: Latent) -> Prediction:
         """Return the heads' distributions in the latents ``[*N]``."""
+        return self._predict(params, latent, latent)
+
+    def _predict(self, params: Params, latent: Latent, shown: Latent) -> Prediction:
+        """Return the heads' distributions; decoders see ``shown``."""
         features = self.features(latent)
         return Prediction(
             reward=TwoHot(self._apply(params, "reward", features)),
             discount=Bernoulli(logits=self._apply(params, "discount", features)[..., 0]),
-            observation=self.senses.expect(partial(self._apply, params), *latent),
+            observation=self.senses.expect(partial(self._apply, params), *shown),
         )
 
     def loss(self, params: Params, key: PRNGKey, sequence: Sequence) -> tuple[Scalar, ModelOutput]:
@@ -282,15 +286,13 @@ class RSSM:
         start = self.unpack(jax.tree.map(lambda x: x[0], sequence.context))
         posterior, token = self._observe(params, key, start, sequence)
         prior = self._prior(params, posterior.latent.deter)
-        prediction = self.predict(params, posterior.latent)
+        generative = self.config.objective == "reconstruction"
+        shown = posterior.latent if generative else jax.lax.stop_gradient(posterior.latent)
+        prediction = self._predict(params, posterior.latent, shown)
         target = jax.tree.map(lambda x: x[1:], sequence.timestep)
         dynamics, representation, raw_kl = self._balanced_kl(posterior.statistics, prior)
-        lead, generative = target.reward.shape, self.config.objective == "reconstruction"
-        expected = prediction.observation
-        if not generative:
-            expected = self.senses.expect(partial(self._apply, params), *jax.lax.stop_gradient(posterior.latent))
         losses = {
-            "reconstruction": self.senses.misfit(expected, target.observation, lead),
+            "reconstruction": self.senses.misfit(prediction.observation, target.observation, target.reward.shape),
             "reward": -prediction.reward.log_prob(target.reward),
             "discount": -prediction.discount.log_prob(target.discount),
             "dynamics": dynamics,

@@ -12,8 +12,11 @@ import scipy.stats
 
 from mbrl.core.distributions import (
     Bernoulli,
+    BinaryImage,
+    ColourImage,
     Distribution,
     Gaussian,
+    LaplaceImage,
     OneHot,
     Squashed,
     SymlogVector,
@@ -361,3 +364,16 @@ def test_one_hot_sample_and_its_gradients():
     np.testing.assert_allclose(grad, probs * (pull - pull @ probs), rtol=1e-5)
     log_prob = lambda a: OneHot(jax.nn.log_softmax(logits)).log_prob(a)
     np.testing.assert_array_equal(jax.grad(log_prob)(jnp.array([0.0, 1.0, 0.0])), np.zeros(3))
+
+
+def test_images_by_hand():
+    pixels = jnp.array([0, 255, 51], jnp.uint8).reshape(1, 3, 1)
+    half = jnp.full((1, 3, 1), 0.5)
+    np.testing.assert_allclose(ColourImage(half).log_prob(pixels), -(0.25 + 0.25 + 0.09), rtol=1e-6)
+    np.testing.assert_allclose(LaplaceImage(half).log_prob(pixels), -(0.5 + 0.5 + 0.3), rtol=1e-6)
+    for image in (ColourImage, LaplaceImage):
+        np.testing.assert_allclose(image(half).mean(), 127.5)
+    bits = jnp.array([0, 1, 1], jnp.uint8).reshape(1, 3, 1)
+    logits = jnp.log(jnp.array([1.0, 1.0, 3.0])).reshape(1, 3, 1)  # probabilities 1/2, 1/2, 3/4
+    np.testing.assert_allclose(BinaryImage(logits).log_prob(bits), np.log(0.5 * 0.5 * 0.75), rtol=1e-6)
+    np.testing.assert_allclose(BinaryImage(logits).mean().ravel(), [0.5, 0.5, 0.75], rtol=1e-6)

@@ -28,7 +28,7 @@ WHOLE = SoftTreeConfig(
 def test_a_whole_tree_is_expectimax(soft):
     """With all actions to depth 2: temperature 0 is the maximum, an infinite one the prior's expectation."""
     table = Table()
-    planner = SoftTree(dataclasses.replace(WHOLE, temperature=2e4 if soft else 1e-5), table.problem())
+    planner = SoftTree(dataclasses.replace(WHOLE, temperature=2e4 if soft else 1e-6), table.problem())
     states = jnp.arange(5)
     with jax.enable_x64(True):
         plan, _ = planned(planner, states)

@@ -30,6 +30,15 @@ def test_barlow_by_hand():
     np.testing.assert_allclose(barlow_twins(both, both[:, ::-1], 0.1), 2 + 0.2, rtol=1e-3)
 
 
+@pytest.mark.parametrize("loss", [lambda x, y: info_nce(x, y, 0.1).mean(), lambda x, y: barlow_twins(x, y, 0.1)])
+@pytest.mark.parametrize("alike", [jnp.zeros, jnp.ones])
+def test_gradients_are_finite_where_nothing_differs(loss, alike):
+    """A batch of blank pictures must not spoil an update."""
+    other = jax.random.normal(jax.random.key(0), (6, 3))
+    for grad in jax.grad(loss, argnums=(0, 1))(alike((6, 3)), other):
+        assert np.isfinite(grad).all()
+
+
 @pytest.mark.parametrize("objective", ["infonce", "barlow"])
 def test_each_step_has_a_loss_that_falls_where_vectors_agree(objective):
     one, two = jax.random.normal(jax.random.key(0), (2, 4, 5, 8))

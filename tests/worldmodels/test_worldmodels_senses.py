@@ -94,12 +94,15 @@ def test_shifting_moves_all_steps_of_a_sequence_alike():
     model = make(images=dataclasses.replace(IMAGES, shift=2))
     found = seen(model)
     moved = model.senses.shifted(KEY, found)
+    hits = []
     same = lambda x, by: np.roll(np.asarray(x), by, (2, 3))[:, :, 2:-2, 2:-2]
     for b in range(2):
         before, after = (np.asarray(s.timestep.observation["eye"])[:, b : b + 1] for s in (found, moved))
-        hits = [(y, x) for y in range(-2, 3) for x in range(-2, 3)
-                if (same(before, (y, x)) == after[:, :, 2:-2, 2:-2]).all()]
-        assert len(hits) == 1
+        found_at = [(y, x) for y in range(-2, 3) for x in range(-2, 3)
+                    if (same(before, (y, x)) == after[:, :, 2:-2, 2:-2]).all()]
+        assert len(found_at) == 1
+        hits += found_at
+    assert hits[0] != hits[1]  # with this key
     np.testing.assert_array_equal(moved.timestep.observation["pos"], found.timestep.observation["pos"])
     assert model.loss(model.init(KEY), KEY, found)[1].losses["reconstruction"].shape == (4, 2)
 
