@@ -70,7 +70,8 @@ def draw(
     placed = _place(scene, positions, frames, opacity)
     rays = Rays.grid(height, width, scene.camera.fovy)
     pixel = shapes.pixel_side(height, scene.camera.fovy)
-    bands = next(n for n in range(min(_BANDS, height), 0, -1) if height % n == 0)
+    # A loop of one turn would be dissolved; so what cannot be halved or so is drawn row by row.
+    bands = next((n for n in range(_BANDS, 1, -1) if height % n == 0), height)
     pieces = jax.tree.map(lambda one: jnp.asarray(one.reshape(bands, height // bands, width)), rays)
     band = lambda rays: _band(scene, placed, rays, pixel)
     channels = jax.lax.map(jax.checkpoint(band, prevent_cse=False), pieces)
