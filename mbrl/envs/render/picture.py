@@ -50,7 +50,7 @@ class Layer(NamedTuple):
 def draw(
     scene: Scene, positions: Float[Array, "N 3"], rotations: Float[Array, "N 4"], height: int, width: int
 ) -> Float[Array, "H W 3"]:
-    """Return a picture with values in [0, 1]; it has a gradient with respect to positions and rotations.
+    """Return a picture with values in [0, 1], up to rounding; it has a gradient with respect to positions and rotations.
 
     Edges of shapes are smooth: their coverage of a pixel is worked out. Where one shape enters another the edge is
     hard. Shadows fall on planes only; what casts them is taken for a capsule. If a position is not finite, the bodies
@@ -70,7 +70,8 @@ def draw(
     placed = _place(scene, positions, frames, opacity)
     rays = Rays.grid(height, width, scene.camera.fovy)
     pixel = shapes.pixel_side(height, scene.camera.fovy)
-    bands = next(n for n in range(min(_BANDS, height), 0, -1) if height % n == 0)
+    # A loop of one turn would be dissolved; so what cannot be halved or so is drawn row by row.
+    bands = next((n for n in range(_BANDS, 1, -1) if height % n == 0), height)
     pieces = jax.tree.map(lambda one: jnp.asarray(one.reshape(bands, height // bands, width)), rays)
     band = lambda rays: _band(scene, placed, rays, pixel)
     channels = jax.lax.map(jax.checkpoint(band, prevent_cse=False), pieces)
@@ -176,6 +177,6 @@ def _over(layers: list[Layer], sky: tuple[Map, Map, Map]) -> tuple[Map, Map, Map
         return share * jnp.where(nearer[None] < depth, clear[None], 1.0), None
 
     share, _ = jax.lax.scan(dim, layer.cover, (depth, 1 - layer.cover))
-    left = 1 - share.sum(axis=0)
+    left = jnp.maximum(1 - share.sum(axis=0), 0.0)
     red, green, blue = (left * one + (share * own).sum(axis=0) for one, own in zip(sky, layer.colours, strict=True))
     return red, green, blue
