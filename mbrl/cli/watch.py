@@ -65,11 +65,13 @@ def run(argv: Sequence[str]) -> int:
     watch.check(shot, asked)
     of_run = _is_run(arguments)
     here = Path(arguments.target) / "videos" / "watch" if of_run else Path(re.sub(r"\W+", "-", arguments.target))
+    path, excuse = watch.choose(asked, here)
+    if asked is not None:
+        watch.check(shot, path)
     compilation.use_cache()
     with make_reporter() as told:
         film = (_film_run if of_run else _film_env)(arguments, shot, told)
         told.phase("writing")
-        path, excuse = watch.choose(asked, here)
         watch.save(film, path)
     print(f"{film.note}{f'; {excuse}' if excuse else ''}")
     print(f"film: {path}")

@@ -109,8 +109,9 @@ def assess_frames(recorded: Recorded, context: int, horizon: int, positions: Pos
             for name, guess in (guesses | {"floor": real}).items():
                 distance.setdefault(name, []).append(far(guess, counted, step))
     curves = {name: Curve(*np.array(scores).T) for name, scores in rows.items()}
-    found = positions and PositionScore(positions.bodies, {name: np.stack(x) for name, x in distance.items()})
-    return FrameScore(curves, ahead.sum(axis=1), error, found)
+    found = {name: np.stack(x) for name, x in distance.items()}
+    where = None if positions is None else PositionScore(positions.bodies, found)
+    return FrameScore(curves, ahead.sum(axis=1), error, where)
 
 
 def _make_far(

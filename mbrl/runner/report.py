@@ -36,7 +36,7 @@ from mbrl.viz import draw, dream, figures
 from mbrl.viz.report import Picture, Section, render
 
 EPISODES = 20  # of the final evaluation
-CONTEXT, HORIZON = 5, 45  # steps the model sees, and steps it then dreams
+CONTEXT, HORIZON = 5, 50  # steps the model sees, and steps it then dreams
 _ENVS, _LONGEST = 8, 1000  # environments recorded to judge the model, and at most so many agent steps of each
 _FILM = 240  # agent steps of the episode that is drawn
 _LINES = 6  # dimensions of an observation that are drawn as lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from mbrl.agents.base import Diagnosis
@@ -29,12 +30,12 @@ def affordable(spec: Any, environments: int) -> int:
 
 
 def bodies(base: Any, state: Any) -> dict[str, Any] | None:
-    """Return where the bodies of an innermost environment are, None where it does not say so.
+    """Return where the bodies of innermost environments ``[N]`` are, None where they do not say so.
 
-    It says so by ``bodies(state) -> {"ball": [x, y], ...}``; those that look alike it names in ``alike``, a tuple of
+    One says so by ``bodies(state) -> {"ball": [x, y], ...}``; what looks alike it names in ``alike``, a tuple of
     tuples of names.
     """
-    return base.bodies(state) if hasattr(base, "bodies") else None
+    return jax.vmap(base.bodies)(state) if hasattr(base, "bodies") else None
 
 
 def _positions(found: Mapping[str, Any] | None, base: Any) -> Positions | None:

@@ -27,7 +27,7 @@ from mbrl.evaluation.rollout import make_record
 from mbrl.runner import seeds
 from mbrl.runner.files import write_atomic
 from mbrl.runner.measures import named_key
-from mbrl.runner.pictures import from_images, from_vectors, image_key, innermost, seconds
+from mbrl.runner.pictures import from_images, from_vectors, image_key, innermost, mechanism, seconds
 from mbrl.runner.report_frames import image_errors
 from mbrl.runner.reporter import Reporter
 from mbrl.runner.restore import Loaded
@@ -106,12 +106,20 @@ def shoot_env(config: EnvConfig, policy: Policy, shot: Shot, told: Reporter) -> 
     if isinstance(ENVS.get(config.name), HostEnv):
         raise UserError(f"environment {config.name!r} runs in Python and has no picture of its own")
     env = make(config)
-    draw = _renderer(env, shot)  # before anything is rolled out: it refuses what has no picture
+    base, image = innermost(env), image_key(env.observation_spec)
+    seen = image if not hasattr(base, "render") and mechanism(base) is None and shot.camera is None else None
+    draw = None if seen else _renderer(env, shot)  # before anything is rolled out: it refuses what has no picture
     told.phase("compiling")
     states, timestep = jax.jit(partial(_wander, env, policy, shot.steps))(_key(shot))
-    states = _episode(states, timestep)
+    states, timestep = _episode((states, timestep), timestep)
     told.phase("drawing")
-    frames = film.moving([film.Row("", _drawn(draw, states))])
+    if seen:
+        top = image_tops(as_dict(env.observation_spec))[seen]
+        pictures = from_images(np.asarray(as_dict(timestep.observation)[seen]), top, shot.size)
+    else:
+        assert draw is not None
+        pictures = _drawn(draw, states)
+    frames = film.moving([film.Row("", pictures)])
     what = {"random": "random actions", "zero": "actions that are all zero"}[policy]
     return _thinned(frames, env, config, f"{len(frames)} steps of {config.name} under {what}")
 

@@ -20,7 +20,18 @@ FASTEST = 50.0  # pictures a second, of a film; a GIF's clock ticks in hundredth
 
 
 def find_ffmpeg() -> str | None:
-    """Return the path of an ffmpeg: that of ``imageio-ffmpeg``, which ``mbrl[video]`` brings, or the system's."""
+    """Return the path of an ffmpeg: that of ``imageio-ffmpeg``, which ``mbrl[video]`` brings, or the system's.
+
+    None where there is none, or only one that was built without H.264.
+    """
+    path = _program()
+    if path is None:
+        return None
+    listed = subprocess.run([path, "-v", "error", "-encoders"], capture_output=True, text=True, check=False)
+    return path if "libx264" in listed.stdout else None
+
+
+def _program() -> str | None:
     if importlib.util.find_spec("imageio_ffmpeg") is not None:
         package: Any = importlib.import_module("imageio_ffmpeg")
         with contextlib.suppress(RuntimeError):  # the package without the program

@@ -42,7 +42,7 @@ def test_a_piece_and_its_profile(capsys, tmp_path):
 
 def test_what_draws_is_told_under_its_own_names(capsys, monkeypatch):
     """On pieces that draw nothing: the real ones take long to compile."""
-    drawn = lambda setting, steps: Piece(jnp.sin, (jnp.zeros(4),), steps)
+    drawn = lambda _, steps: Piece(jnp.sin, (jnp.zeros(4),), steps)
     for number, name in enumerate(("render", "boxes", "boxes_urchin"), 1):
         monkeypatch.setitem(pieces.PIECES, name, partial(drawn, steps=number * 1000))
     found = bench(capsys, "pixels")

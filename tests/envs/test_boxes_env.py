@@ -51,7 +51,7 @@ def test_nothing_leaves_the_room_or_breaks(shaken):
 
 def test_bodies_are_told_by_name_and_those_that_look_alike(shaken):
     env, _, _, (states, _, places) = shaken
-    found = env.bodies(states)  # batched as the states are
+    found = jax.vmap(jax.vmap(env.bodies))(states)
     assert list(found) == list(env.model.names)
     for number, where in enumerate(found.values()):
         np.testing.assert_allclose(where, np.asarray(places)[..., 3 * number : 3 * number + 2], rtol=1e-5)

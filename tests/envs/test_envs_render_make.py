@@ -20,7 +20,7 @@ from mbrl.envs.physics import quiet
 from mbrl.envs.probes import Cue
 from mbrl.envs.registry import check
 from mbrl.envs.render import make_render, make_scene, poses
-from mbrl.envs.render.camera import stand, turn
+from mbrl.envs.render.camera import of_model, stand, turn
 
 
 class Painted(Walk):
@@ -60,7 +60,7 @@ def test_bodies_are_where_mujocos_kinematics_put_them(name):
 
     def place(q):
         with quiet():
-            return poses(State(env.physics.pipeline_init(q, jnp.zeros(env.sys.qd_size()))))
+            return poses(env, State(env.physics.pipeline_init(q, jnp.zeros(env.sys.qd_size()))))
 
     positions, rotations = jax.jit(place)(q)
     data = mujoco.MjData(env.sys.mj_model)
@@ -68,6 +68,30 @@ def test_bodies_are_where_mujocos_kinematics_put_them(name):
     mujoco.mj_kinematics(env.sys.mj_model, data)
     np.testing.assert_allclose(positions, data.xpos, atol=1e-4)
     np.testing.assert_allclose(turn(rotations), data.xmat.reshape(-1, 3, 3), atol=1e-3)
+
+
+def test_bodies_are_placed_by_the_joints_of_after_the_step():
+    """MJX's own places are those of before its last integration."""
+    env = BraxEnv("inverted_pendulum", "mjx")
+
+    def moved(push):
+        state, _ = env.reset(jax.random.key(0))
+        state, _ = env.step(state, jnp.full(1, push))
+        return state.pipeline_state.q, poses(env, state)[0]
+
+    (q, one), (_, other) = (jax.jit(moved)(push) for push in (1.0, -1.0))
+    assert one[1, 0] > other[1, 0]
+    data = mujoco.MjData(env.sys.mj_model)
+    data.qpos[:] = q
+    mujoco.mj_kinematics(env.sys.mj_model, data)
+    np.testing.assert_allclose(one, data.xpos, atol=1e-5)
+
+
+def test_an_orthographic_camera_is_refused():
+    body = '<camera name="flat" projection="orthographic"/><geom size=".1"/>'
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{body}</worldbody></mujoco>")
+    with pytest.raises(UserError, match="camera 'flat' is orthographic"):
+        of_model(model, "flat")
 
 
 def test_halfcheetah_is_drawn_and_followed():

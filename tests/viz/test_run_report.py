@@ -160,7 +160,7 @@ def test_predicted_frames_are_judged_and_bodies_found_in_them(tmp_path, monkeypa
             image.load()
     assert "Predicted frames: image" in page
     assert "8 windows, of which 8 last to the end." in page
-    assert "<dt>bits, 45 ahead</dt><dd>0.000144 (copy: " in page  # the truth is known
+    assert "<dt>bits, 50 ahead</dt><dd>0.000144 (copy: " in page  # the truth is known
     assert "<dt>zero, 1 ahead</dt><dd>0 (copy: 0)</dd>" in page  # the vector beside it is judged as ever
     assert "image, 1 ahead" not in page
 

@@ -137,13 +137,10 @@ class Boxes:
         x, y, angle = self._start.places(state.motion.q, state.knobs)
         return jnp.stack([x, y, angle], axis=1).reshape(-1)
 
-    def bodies(self, state: BoxesState) -> dict[str, Float[Array, "*N 2"]]:
-        """Return x and y [m] of each body's centre of mass by its name, batched as ``state`` is."""
-        lead = jnp.shape(state.knobs.gravity)
-        flat = jax.tree.map(lambda leaf: leaf.reshape((-1, *leaf.shape[len(lead) :])), state)
-        places = jax.vmap(lambda one: jnp.stack(self._start.places(one.motion.q, one.knobs)[:2], axis=-1))(flat)
-        places = places.reshape((*lead, *places.shape[1:]))
-        return {name: places[..., number, :] for number, name in enumerate(self.model.names)}
+    def bodies(self, state: BoxesState) -> dict[str, Float[Array, "2"]]:
+        """Return x and y [m] of each body's centre of mass, by its name."""
+        x, y, _ = self._start.places(state.motion.q, state.knobs)
+        return {name: jnp.stack([x[number], y[number]]) for number, name in enumerate(self.model.names)}
 
     def knobs(self, state: BoxesState) -> Knobs:
         """Return the physics of the running episode, batched as ``state`` is."""

@@ -105,7 +105,7 @@ def numbered(model: Any, camera: int) -> Camera:
     Raises:
         UserError: when its projection is orthographic.
     """
-    if model.cam_projection[camera] != 0 and "ORTHO" in str(model.cam_projection[camera]).upper():
+    if int(model.cam_projection[camera]):
         raise UserError(f"camera {model.camera(camera).name!r} is orthographic, but only pinhole cameras are drawn")
     columns = ("mode", "bodyid", "targetbodyid", "pos", "pos0", "poscom0", "quat", "mat0")
     row = {column: getattr(model, f"cam_{column}")[camera] for column in columns}

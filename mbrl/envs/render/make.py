@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from mbrl.core.errors import UserError
 from mbrl.envs.base import Environment, EnvState
-from mbrl.envs.physics import build
+from mbrl.envs.physics import build, load, quiet
 from mbrl.envs.render import camera as cameras
 from mbrl.envs.render.picture import draw, to_bytes
 from mbrl.envs.render.scene import Scene, read
@@ -45,7 +45,7 @@ def make_render(env: Environment, height: int, width: int, camera: str | None = 
             raise UserError(f"environment {_name(base)} draws itself, so it has no camera {camera!r}: leave it out")
         return lambda state: base.render(unwrap(env, state)[1], height, width)
     scene = make_scene(env, width / height, camera)
-    return lambda state: to_bytes(draw(scene, *poses(unwrap(env, state)[1]), height, width))
+    return lambda state: to_bytes(draw(scene, *poses(env, state), height, width))
 
 
 def make_scene(env: Environment, aspect: float = 1.0, camera: str | None = None) -> Scene:
@@ -76,11 +76,25 @@ def make_scene(env: Environment, aspect: float = 1.0, camera: str | None = None)
     return read(model, chosen)
 
 
-def poses(state: EnvState) -> tuple[Float[Array, "N 3"], Float[Array, "N 4"]]:
-    """Return positions and rotations of all bodies, the world first, in a state of an adapter, without wrappers."""
-    if hasattr(state, "data"):
-        return state.data.xpos, state.data.xquat
-    links = state.pipeline_state.x
+def poses(env: Environment, state: EnvState) -> tuple[Float[Array, "N 3"], Float[Array, "N 4"]]:
+    """Return positions and rotations of all N bodies, the world first, in a state of Brax or the Playground.
+
+    MJX ends a step with integration, so what it says of bodies is from before: they are placed anew, by the joints.
+
+    Args:
+        env: an environment, with its wrappers.
+        state: one of its states, without batch axis.
+    """
+    held: Any
+    held, inner = unwrap(env, state)
+    with quiet():
+        if hasattr(inner, "data"):
+            data = load("mujoco.mjx").kinematics(held.physics.mjx_model, inner.data)
+            return data.xpos, data.xquat
+        links = inner.pipeline_state.x
+        if held.physics.backend == "mjx":
+            joints = inner.pipeline_state
+            links, _ = load("brax.kinematics").forward(held.sys, joints.q, joints.qd)
     positions = jnp.concatenate([jnp.zeros((1, 3)), links.pos])
     return positions, jnp.concatenate([jnp.array([[1.0, 0.0, 0.0, 0.0]]), links.rot])
 
