@@ -64,8 +64,8 @@ def rate(robot: bool, substeps: int, iterations: int) -> float:
 def main() -> None:
     """Time both scenes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--substeps", type=int, default=6, help="in a control step of 0.1 s")
-    parser.add_argument("--iterations", type=int, default=10, help="of its solver in a substep")
+    parser.add_argument("--substeps", type=int, default=3, help="in a control step of 0.1 s")
+    parser.add_argument("--iterations", type=int, default=4, help="of its solver in a substep")
     options = parser.parse_args()
     for name in ("dropbox", "urchin"):
         found = rate(name == "urchin", options.substeps, options.iterations)
