@@ -178,7 +178,8 @@ def test_every_world_traces_and_says_what_it_shows(name):
 def test_sizes_and_actions_are_boxlcds():
     shapes = {name: (variant(name).observation_spec["image"].shape[:2], variant(name).action_spec.shape[0])
               for name in ("bounce", "urchin", "luxo_cube", "crab")}
-    assert shapes == {"bounce": ((16, 16), 1), "urchin": ((16, 32), 3), "luxo_cube": ((16, 24), 3), "crab": ((32, 64), 12)}
+    assert shapes == {
+        "bounce": ((16, 16), 1), "urchin": ((16, 32), 3), "luxo_cube": ((16, 24), 3), "crab": ((32, 64), 12)}
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ def scene(places, speeds, **knobs):
         q[SLICES[body]] = place
     for body, speed in speeds.items():
         v[SLICES[body]] = speed
-    return q, v, {"gravity": 0.0, "wind": 0.0} | dict.fromkeys(("friction", "density", "restitution", "size"), 1.0) | knobs
+    usual = dict.fromkeys(("friction", "density", "restitution", "size"), 1.0)
+    return q, v, {"gravity": 0.0, "wind": 0.0} | usual | knobs
 
 
 SLICES = {"ball0": BALL0, "ball1": BALL1, "box0": BOX0, "box1": BOX1}
@@ -46,7 +47,8 @@ SCENES = {
     "dead": scene({"ball0": (10, 10, 0), "box0": (13, 10, 0.0)}, {"ball0": (5, 0, 0)}, friction=0.0),
     "bounce": scene({"ball1": (10, 3.3, 0)}, {}, gravity=G),
     "damped": scene({"ball1": (10, 3.3, 0)}, {}, gravity=G, restitution=0.5),
-    "rest": scene({"box0": (10, 0.5, 0), "box1": (20, 0.2, 0), "ball0": (30, 0.5, 0), "ball1": (40, 0.3, 0)}, {}, gravity=G),
+    "rest": scene(
+        {"box0": (10, 0.5, 0), "box1": (20, 0.2, 0), "ball0": (30, 0.5, 0), "ball1": (40, 0.3, 0)}, {}, gravity=G),
     "stack": scene({"box1": (20, 0.2, 0), "box0": (20, 0.9, 0)}, {}, gravity=G, restitution=0.0),
     "slide": scene({"box0": (10, 0.5, 0)}, {"box0": (4, 0, 0)}, gravity=G),
     "slippery": scene({"box0": (10, 0.5, 0)}, {"box0": (4, 0, 0)}, gravity=G, friction=0.5),

@@ -124,11 +124,9 @@ def _substep(
     aims = [jnp.where(rows.contacts.gap > 0, -rows.contacts.gap / h, _ease(rows.contacts.gap)) for rows in groups]
     # The first solve is of half a substep's forces.
     mean, half = _solve(groups, (v + free) / 2, load / 2, aims, _SWEEPS[0])
-    aims, start = [], 0
-    for rows in groups:
-        stop = start + rows.contacts.gap.shape[0]
-        aims.append(jnp.where(half[start:stop] > 0, _thrown(rows.contacts, v, free), -FAR))
-        start = stop
+    ends = np.cumsum([aim.shape[0] for aim in aims]).tolist()
+    bears = zip(groups, jnp.split(half[: ends[-1]] > 0, ends[:-1]), strict=True)
+    aims = [jnp.where(bear, _thrown(rows.contacts, v, free), -FAR) for rows, bear in bears]
     after, load = _solve(groups, free, 2 * half, aims, _SWEEPS[1])
     q = q + h * mean
     return Motion(q, after, load), motion.turned(q)
@@ -163,7 +161,7 @@ def _prepare(
 ) -> tuple[list[_Rows], Array]:
     """Return the rows of all contacts, and the velocity without them."""
     h = STEP / _SUBSTEPS
-    q, v, _ = start
+    v = start.v
     weights = motion.weights(model, knobs, disc)
     pull = motion.forces(model, pose, weights, knobs, v)
     mass = motion.mass_matrix(model, pose, weights)
@@ -211,8 +209,9 @@ def _solve(groups: list[_Rows], v: Array, load: Array, aims: list[Array], sweeps
     normal, tangent = [load[i] for i in range(len(order))], [load[len(order) + i] for i in range(len(order))]
     for i, (g, k) in enumerate(order):
         v = v + groups[g].push[k] * normal[i][None]
-        if groups[g].drag is not None:
-            v = v + groups[g].drag[k] * tangent[i][None]
+        drag = groups[g].drag
+        if drag is not None:
+            v = v + drag[k] * tangent[i][None]
 
     def sweep(_: Any, carry: tuple) -> tuple:
         v, normal, tangent = carry[0], list(carry[1]), list(carry[2])
