@@ -50,7 +50,7 @@ class Layer(NamedTuple):
 def draw(
     scene: Scene, positions: Float[Array, "N 3"], rotations: Float[Array, "N 4"], height: int, width: int
 ) -> Float[Array, "H W 3"]:
-    """Return a picture with values in [0, 1], up to rounding, that has a gradient by positions and rotations.
+    """Return a picture with values in [0, 1], up to rounding, and with a gradient in positions and rotations.
 
     Edges of shapes are smooth: their coverage of a pixel is worked out. Where one shape enters another the edge is
     hard. Shadows fall on planes only; what casts them is taken for a capsule. If a position is not finite, the bodies
