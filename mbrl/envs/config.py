@@ -21,7 +21,7 @@ class EnvConfig:
     pixels: int = 0
     """Height and width of a picture that is added to what is observed, as `image`; 0 for none."""
     state: bool = True
-    """Beside the picture, observe what the environment tells of its state; without it the picture is all."""
+    """Beside pictures, observe what else the environment tells of its state; without it pictures are all."""
     camera: str = ""
     """Which of the MuJoCo model's cameras takes the picture; empty for the suite's usual one (`dmc/`) or one that
     sees the mechanism from the side and goes along with it (`brax/`)."""

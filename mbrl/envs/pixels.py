@@ -9,7 +9,7 @@ from dm_env import specs
 from jaxtyping import Array, Bool
 
 from mbrl.core.errors import UserError
-from mbrl.core.types import Observation, PRNGKey, Spec, TimeStep, as_dict
+from mbrl.core.types import Observation, PRNGKey, Spec, TimeStep, as_dict, is_image
 from mbrl.envs.base import Environment, EnvState
 from mbrl.envs.render import make_render
 from mbrl.envs.wrappers import Wrapper
@@ -64,8 +64,46 @@ class Pixels(Wrapper):
         image = {IMAGE: self._render(state)}
         if self._keep:
             return timestep._replace(observation=image | as_dict(timestep.observation))
-        broken = ~_finite(timestep.observation)
-        return timestep._replace(observation=image, reward=jnp.where(broken, jnp.nan, timestep.reward))
+        return _shown(timestep, image)
+
+
+class PicturesOnly(Wrapper):
+    """Hides all of the observation but its pictures.
+
+    Raises:
+        UserError: when there is no picture; ``name`` is the environment's in that sentence.
+    """
+
+    def __init__(self, env: Environment, name: str = "") -> None:
+        super().__init__(env)
+        self._spec = {key: spec for key, spec in as_dict(env.observation_spec).items() if is_image(spec)}
+        if not self._spec:
+            raise UserError(f"env.state is false, but {name!r} observes no picture: set env.pixels, for example to 64")
+
+    @property
+    def observation_spec(self) -> Spec:
+        """The pictures'."""
+        return dict(self._spec)
+
+    def reset(self, key: PRNGKey) -> tuple[EnvState, TimeStep]:
+        """Draw a first state."""
+        state, timestep = self.env.reset(key)
+        return state, self._see(timestep)
+
+    def step(self, state: EnvState, action: Array) -> tuple[EnvState, TimeStep]:
+        """Apply ``action`` to ``state``."""
+        state, timestep = self.env.step(state, action)
+        return state, self._see(timestep)
+
+    def _see(self, timestep: TimeStep) -> TimeStep:
+        seen = as_dict(timestep.observation)
+        return _shown(timestep, {key: seen[key] for key in self._spec})
+
+
+def _shown(timestep: TimeStep, kept: dict[str, Array]) -> TimeStep:
+    """Return the step with what is kept as its observation, and no reward where what is hidden is not finite."""
+    broken = ~_finite(timestep.observation)
+    return timestep._replace(observation=kept, reward=jnp.where(broken, jnp.nan, timestep.reward))
 
 
 def _finite(observation: Observation) -> Bool[Array, ""]:

@@ -15,7 +15,7 @@ from mbrl.envs.base import Environment, VectorEnvironment
 from mbrl.envs.brax import BraxEnv
 from mbrl.envs.config import EnvConfig
 from mbrl.envs.dm import HostEnv, HostVectorEnv
-from mbrl.envs.pixels import Pixels
+from mbrl.envs.pixels import PicturesOnly, Pixels
 from mbrl.envs.playground import PlaygroundEnv
 from mbrl.envs.vector import VectorEnv
 from mbrl.envs.wrappers import ActionRepeat, RescaleAction, TimeLimit
@@ -58,7 +58,9 @@ def make(config: EnvConfig) -> Environment:
         env = ActionRepeat(env, config.action_repeat)
     if not isinstance(env.action_spec, specs.DiscreteArray):
         env = RescaleAction(env, config.name)
-    return Pixels(env, config.pixels, config.state, config.camera or None) if config.pixels else env
+    if config.pixels:
+        return Pixels(env, config.pixels, config.state, config.camera or None)
+    return env if config.state else PicturesOnly(env, config.name)
 
 
 def make_vector(config: EnvConfig, num_envs: int) -> VectorEnvironment:
@@ -87,6 +89,8 @@ def check(config: EnvConfig) -> None:
             f"environment {config.name!r} runs in Python, where nothing is drawn for it: leave env.pixels at 0 and let"
             " it observe its own pictures"
         )
+    if isinstance(entry, HostEnv) and not config.state:
+        raise UserError(f"environment {config.name!r} runs in Python, where nothing is hidden: leave env.state on")
 
 
 def _check(config: EnvConfig) -> None:
@@ -95,8 +99,6 @@ def _check(config: EnvConfig) -> None:
             raise UserError(f"env.{field} is {getattr(config, field)}, but must be at least 1")
     if config.pixels < 0:
         raise UserError(f"env.pixels is {config.pixels}, but must be at least 1, or 0 for no picture")
-    if not config.pixels and not config.state:
-        raise UserError("env.state is false and env.pixels 0, so nothing would be observed: set one of them")
     if not config.pixels and config.camera:
         raise UserError(f"env.camera is {config.camera!r}, but no picture is taken: set env.pixels, for example to 64")
 

@@ -184,11 +184,12 @@ def test_a_model_without_geometry_is_sky():
         (lambda: make_render(BraxEnv("reacher", "spring"), 8, 8, "side"), "no camera 'side': the model has none"),
         (lambda: Pixels(Pixels(Painted(), 8), 8), "observes 'image' already"),
         (lambda: make(EnvConfig("probe/cue", pixels=-1)), "env.pixels is -1"),
-        (lambda: make(EnvConfig("probe/cue", state=False)), "nothing would be observed"),
+        (lambda: make(EnvConfig("probe/cue", state=False)), "'probe/cue' observes no picture: set env.pixels"),
         (lambda: make(EnvConfig("probe/cue", camera="side")), "env.camera is 'side', but no picture is taken"),
         (lambda: make(EnvConfig("probe/cue", pixels=16)), "environment Cue has no picture"),
         (lambda: make_vector(EnvConfig("mine/host", pixels=16), 2), "'mine/host' runs in Python"),
         (lambda: check(EnvConfig("mine/host", pixels=16)), "'mine/host' runs in Python"),
+        (lambda: check(EnvConfig("mine/host", state=False)), "nothing is hidden: leave env.state on"),
     ],
 )
 def test_bad_input_is_one_sentence(monkeypatch, call, sentence):
@@ -270,3 +271,38 @@ def test_a_time_limit_passes_the_state_on():
     state, _ = env.reset(jax.random.key(0))
     state, _ = env.step(state, jnp.array([0.5]))
     assert render(state).tolist() == [[[5], [5]], [[5], [5]]]
+
+
+class Told(Painted):
+    """``Painted`` that observes a picture and tells a number beside it."""
+
+    @property
+    def observation_spec(self) -> dict[str, specs.Array]:
+        image = specs.BoundedArray((4, 4, 1), np.uint8, 0, 255)
+        return {"image": image, "told": specs.Array((1,), np.float32)}
+
+    def reset(self, key):
+        state, timestep = super().reset(key)
+        return state, self._tell(state, timestep)
+
+    def step(self, state, action):
+        state, timestep = super().step(state, action)
+        return state, self._tell(state, timestep)
+
+    def _tell(self, state, timestep):
+        seen = {"image": self.render(state, 4, 4), "told": timestep.observation[1:2]}
+        return timestep._replace(observation=seen)
+
+
+def test_what_stands_beside_a_picture_can_be_hidden(monkeypatch):
+    monkeypatch.setitem(ENVS, "test/told", Told)
+    whole, bare = (make(EnvConfig("test/told", state=state)) for state in (True, False))
+    assert (list(whole.observation_spec), list(bare.observation_spec)) == (["image", "told"], ["image"])
+    key = jax.random.key(0)
+    (state, seen), (other, shown) = whole.reset(key), bare.reset(key)
+    for _ in range(2):
+        np.testing.assert_array_equal(shown.observation["image"], seen.observation["image"])
+        assert list(shown.observation) == ["image"]
+        assert shown.reward == seen.reward
+        (state, seen), (other, shown) = (env.step(s, jnp.full(1, 0.5)) for env, s in ((whole, state), (bare, other)))
+    assert np.isnan(bare.step(other, jnp.ones(1))[1].reward)  # the physics broke, which no picture tells
