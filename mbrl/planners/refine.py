@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from mbrl.core.types import Params
 from mbrl.planners import tree as trees
-from mbrl.planners.base import Problem, Warm, branch, take, tiled, worth
+from mbrl.planners.base import Problem, Warm, branch, held, take, tiled, worth
 from mbrl.planners.tree import Grown
 from mbrl.planners.tree_backup import NEVER
 from mbrl.worldmodels.base import Latent
@@ -100,7 +100,8 @@ def follow(
     def body(at: tuple, inputs: tuple) -> tuple[tuple, tuple]:
         (latent, total, weight), (key, paths, u) = at, inputs
         assert problem.policy is not None
-        action = trees.push(problem.policy(params, latent), paths.eps, paths.given, paths.planned, u)
+        pushed = trees.push(problem.policy(params, latent), paths.eps, paths.given, paths.planned, u)
+        action = held(problem, pushed)
         arrival = branch(problem, params, key, latent, action)
         total, weight = total + weight * arrival.reward, weight * problem.discount * arrival.going
         stay = worth(problem, params, arrival.latent, total) if mix else zero[None]

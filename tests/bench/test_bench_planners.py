@@ -73,4 +73,11 @@ def test_a_row_for_each_planner(capsys, monkeypatch):
         assert row["searches_per_s"] > 0
         assert row["model_steps"] == 32
         assert row["regret"]["lqr"] > 0
+    mctx, tree = report["rows"]
+    assert tree["regret"]["lqr"] < mctx["regret"]["lqr"]
     assert "soft_tree" in planners.table(report)
+
+
+def test_searches_must_be_some(capsys):
+    assert main(["bench", "planners", "--searches", "0"]) == 2
+    assert capsys.readouterr().err.strip().endswith("--searches must be at least 1, not 0")

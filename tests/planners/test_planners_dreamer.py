@@ -43,7 +43,8 @@ def test_one_candidate_is_dreamers_imagination():
     start = jnp.array([[-0.8], [0.1], [0.5], [1.2]])
     policy = lambda params, latent: behaviour.act(params["actor"], latent)
     value = lambda params, latent: behaviour.value(params["critic"], latent).mean()[None]
-    problem = from_model(model, 1, BEHAVIOUR.gamma, policy, value)
+    # Imagination does not clip its actions: bounds that do not bind.
+    problem = from_model(model, 1, BEHAVIOUR.gamma, policy, value)._replace(low=-50.0, high=50.0)
     config = SoftTreeConfig(rounds=horizon, width=1, candidates=1, mix=False, refine=0, horizon=horizon)
     planner = SoftTree(config, problem)
     noise = trees.draw(jax.random.key(1), planner.shape, 4, 1)
@@ -112,6 +113,9 @@ def test_an_agent_without_a_model_is_refused(tiny):
         (["--planner", "mpi"], "unknown planner 'mpi'; did you mean 'mppi'?"),
         (["--planner.samples", "3"], "--planner.samples needs to know the planner: --planner and one of cem, gradient"),
         (["--planner", "mppi", "--planner.samplez", "3"], "did you mean '--planner.samples'?"),
+        (["--planner", "mppi", "--planner.name=cem", "--planner", "mctx", "--planner.samples", "3"],
+         "unknown option '--planner.samples'"),
+        (["--planner", "mctx", "--planner=mppi", "--planner.samplez", "3"], "did you mean '--planner.samples'?"),
         (["--planner=mppi", "--planner.samples", "many"], "--planner.samples is 'many', but must be a whole number"),
     ],
 )
@@ -138,6 +142,8 @@ def test_distillation_worked_by_hand():
     wider = same._replace(scale=2 * same.scale)
     np.testing.assert_allclose(moment_match(wider, candidates, weights), [np.log(2) + 1 / 8 - 1 / 2], rtol=1e-5)
     tanh = TanhNormal(jnp.arctanh(jnp.full((1, 1), 0.5)), jnp.full((1, 1), 0.1))
+    with pytest.raises(UserError, match="moment_match needs a policy of continuous actions"):
+        moment_match(discrete, candidates, weights)
     sure = jnp.array([[0.0, 1.0]])
     np.testing.assert_allclose(moment_match(tanh, candidates, sure, floor=0.1), 0.0, atol=1e-5)
     other = same._replace(loc=same.loc + 0.2)
