@@ -59,9 +59,12 @@ def best_paths(grown: Grown, count: int, rounds: int, warm: Warm) -> Paths:
     log_soft = grown.worth.log_soft
     score = jnp.where((edges.parent == 0) & edges.present, log_soft, 2 * NEVER)
     best, here = jax.lax.top_k(score, count)
-    planned, eps = take(nodes.planned, here), []
+    eps, planned, on = [], [], jnp.ones_like(here, bool)
     for _ in range(rounds):
         there = best > NEVER / 2
+        # A path is on the plan before as far as its nodes are; beyond its last it goes on as that one did.
+        on = jnp.where(there, take(nodes.planned, here), on)
+        planned.append(on)
         eps.append(jnp.where(there[..., None], take(nodes.eps, here), 0.0))
         child = (edges.parent[:, None] == here[..., None]) & edges.present[:, None] & there[..., None]
         score = jnp.where(child, log_soft[:, None], 2 * NEVER)
@@ -71,7 +74,7 @@ def best_paths(grown: Grown, count: int, rounds: int, warm: Warm) -> Paths:
     shape = horizon, *eps[0].shape
     given = jnp.broadcast_to(jnp.swapaxes(warm.sequence, 0, 1)[:, :, None], shape)
     known = jnp.swapaxes(warm.known, 0, 1)[..., None] > 0
-    return Paths(jnp.stack(eps + beyond), given, planned[None] & known)
+    return Paths(jnp.stack(eps + beyond), given, jnp.stack(planned + [on] * (horizon - rounds)) & known)
 
 
 def follow(

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,7 @@ def test_dreamer_plans_with_its_model(tiny, name, fields):
     state = tiny.init(jax.random.key(0))
     zero = jnp.zeros(2)
     first = TimeStep(jnp.full(2, FIRST, jnp.int32), zero, zero + 1, jnp.ones((2, 3)))
-    act = jax.jit(agent.act, static_argnums=4)
+    act: Any = jax.jit(agent.act, static_argnums=4)
     fresh = agent.initial(2)
     one = act(state, jax.random.key(1), fresh, first, "eval")
     assert one.action.shape == (2, 1)
