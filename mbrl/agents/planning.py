@@ -49,9 +49,9 @@ def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) 
     def act(state: AgentState, key: PRNGKey, carry: Planned, timestep: TimeStep, mode: Mode) -> ActOutput:
         act_key, plan_key = jax.random.split(key)
         output = agent.act(state, act_key, carry.memory, timestep, mode)
-        if mode == "random":
-            return output._replace(carry=Planned(output.carry, carry.plan))
         begun = forget(planner, carry.plan, timestep)
+        if mode == "random":
+            return output._replace(carry=Planned(output.carry, begun))
         plan, following = planner.plan(state.params, plan_key, output.carry.latent, begun)
         memory = output.carry._replace(action=plan.action)
         return ActOutput(plan.action, Planned(memory, following), output.context)

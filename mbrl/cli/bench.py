@@ -92,6 +92,8 @@ def run(argv: Sequence[str]) -> int:
 def _planners(arguments: BenchArguments) -> int:
     from mbrl.bench import planners
 
+    if arguments.searches < 1:
+        raise UserError(f"--searches must be at least 1, not {arguments.searches}")
     report = planners.measure(arguments.searches, arguments.repeats, arguments.seconds)
     print(json.dumps(report) if arguments.json else planners.table(report))
     return 0

@@ -66,16 +66,19 @@ def _arguments(argv: Sequence[str]) -> type[EvalArguments]:
     Raises:
         UserError: there is no such planner, or one of its fields is set and it is not named.
     """
-    flags = [word.partition("=") for word in argv if word.startswith("--planner")]
+    words = [word.partition("=") for word in argv]
+    flags = [flag for flag, _, _ in words if flag.startswith("--planner")]
     if not flags:
         return EvalArguments
-    names = [value for flag, _, value in flags if flag in {"--planner", "--planner.name"} and value]
-    named = {place for place, word in enumerate(argv) if word in {"--planner", "--planner.name"}}
-    names += [argv[place + 1] for place in named if place + 1 < len(argv)]
+    # The last one written counts, as of every flag.
+    following = [*argv[1:], ""]
+    names = [value if equals else then for (flag, equals, value), then in zip(words, following, strict=True)
+             if flag in {"--planner", "--planner.name"}]
+    names = [name for name in names if name]
     from mbrl.planners import PLANNERS  # brings jax, which --help does without
 
     if not names:
-        raise UserError(f"{flags[0][0]} needs to know the planner: --planner and one of {', '.join(sorted(PLANNERS))}")
+        raise UserError(f"{flags[0]} needs to know the planner: --planner and one of {', '.join(sorted(PLANNERS))}")
     if names[-1] not in PLANNERS:
         raise unknown("planner", names[-1], PLANNERS)
     config = PLANNERS[names[-1]].config

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mbrl.core.errors import unknown
+from mbrl.core.errors import UserError, unknown
 from mbrl.planners.base import Cost, Plan, Planner, Problem, from_model, with_cost
 from mbrl.planners.gradient import GradientConfig, GradientPlanner
 from mbrl.planners.mcts import MCTS, MCTSConfig
@@ -46,8 +46,12 @@ def make(config: Any, problem: Problem) -> Planner:
     """Return the planner that a config describes.
 
     Raises:
-        UserError: there is none of that name, its numbers are out of range, or the problem lacks what it needs.
+        UserError: there is none of that name, the config is another planner's, its numbers are out of range, or the
+            problem lacks what it needs.
     """
     if config.name not in PLANNERS:
         raise unknown("planner", config.name, PLANNERS)
+    kind = type(PLANNERS[config.name].config)
+    if not isinstance(config, kind):
+        raise UserError(f"planner {config.name} is described by a {kind.__name__}; got a {type(config).__name__}")
     return PLANNERS[config.name].make(config, problem)

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +27,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from mbrl.core import parallel
 from mbrl.core.distributions import OneHot, Squashed, TanhNormal
-from mbrl.core.errors import UserError
+from mbrl.core.errors import UserError, unknown
 from mbrl.core.types import Params, PRNGKey
 from mbrl.worldmodels.base import Latent, WorldModel
 
@@ -39,7 +49,7 @@ class Problem(NamedTuple):
 
     Attributes:
         step: ``(params, key, latent [B], action [B, A]) -> Arrival [B]``. The same key gives the same noise, so that
-            candidates can be compared on common random numbers.
+            candidates can be compared on common random numbers (all planners but mctx do).
         actions: A.
         discount: gamma per step.
         policy: ``(params, latent [*N]) -> Proposal [*N]``, or None: a guide only.
@@ -180,15 +190,29 @@ def check(planner: str, problem: Problem, *needs: str) -> None:
     missing = [name for name in needs if name != "continuous" and getattr(problem, name) is None]
     if missing:
         raise UserError(
-            f"{planner} needs a {' and a '.join(missing)}, which this model does not bring; random, cem, icem and "
-            "gradient plan without"
+            f"{planner} needs a {' and a '.join(missing)}, which this model does not bring; "
+            + ("random plans without" if problem.discrete else "random, cem, icem and gradient plan without")
         )
     if "continuous" in needs and problem.discrete:
-        raise UserError(f"{planner} needs continuous actions and these are discrete; take mctx or soft_tree")
+        raise UserError(f"{planner} needs continuous actions and these are discrete; take mctx, soft_tree or random")
 
 
-def check_numbers(planner: str, config: Any, least: Mapping[str, float | int], most: Mapping[str, float | int]) -> None:
-    """Raise a UserError for the first field of a config that is not finite or not within its bounds (inclusive)."""
+def check_config(planner: str, config: Any, least: Mapping[str, float | int], most: Mapping[str, float | int]) -> None:
+    """Raise a UserError for the first field of a config that is not what it may be.
+
+    Args:
+        planner: its name.
+        config: a dataclass; its fields of words and of whole numbers must hold such.
+        least: the smallest value of each number; none may be infinite.
+        most: the greatest value of some of them.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise unknown(f"{name} of planner {planner}", str(value), get_args(kind))
+        whole = kind is int or (kind == int | None and value is not None)
+        if whole and not isinstance(value, (int, np.integer)):
+            raise UserError(f"planner {planner}: {name} must be a whole number; got {value}")
     for name in least:
         value, low, high = getattr(config, name), least[name], most.get(name, math.inf)
         if not (low <= value <= high and math.isfinite(value)):
@@ -211,6 +235,14 @@ def into_bounds(problem: Problem, action: Float[Array, "*N A"]) -> Float[Array, 
     lead = (1,) * (action.ndim - 1)
     low, high = (jnp.asarray(x.reshape((*lead, -1)), action.dtype) for x in (low, high))
     return jnp.clip(action, low, high)
+
+
+def held(problem: Problem, action: Float[Array, "*N A"]) -> Float[Array, "*N A"]:
+    """Return actions clipped to the problem's bounds, with the derivative of what was not.
+
+    A clip's own derivative is 0 beyond the bounds, where what drew the action could then never learn to come back.
+    """
+    return action + jax.lax.stop_gradient(into_bounds(problem, action) - action)
 
 
 def branch(

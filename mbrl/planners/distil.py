@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mbrl.core.distributions import Squashed, TanhNormal, normal_kl
+from mbrl.core.errors import UserError
 from mbrl.planners.base import Proposal
 
 stop = jax.lax.stop_gradient
@@ -30,7 +31,7 @@ def cross_entropy(
 
 
 def moment_match(
-    policy: Squashed | TanhNormal, candidates: Float[Array, "B K A"], weights: Float[Array, "B K"], floor: float = 0.05
+    policy: Proposal, candidates: Float[Array, "B K A"], weights: Float[Array, "B K"], floor: float = 0.05
 ) -> Float[Array, "B"]:
     """Return KL(Normal(m, s) || pi) in nats, m and s the search's own moments (BMPC: Wang et al. 2025, eq. 8).
 
@@ -41,7 +42,15 @@ def moment_match(
         candidates: of the plans.
         weights: of the candidates; they sum to 1.
         floor: least deviation of the target, which else would be 0 where one candidate has all the weight.
+
+    Raises:
+        UserError: the policy is one of discrete actions.
     """
+    if not isinstance(policy, (Squashed, TanhNormal)):
+        raise UserError(
+            f"moment_match needs a policy of continuous actions, which has moments; got {type(policy).__name__}; take "
+            "cross_entropy"
+        )
     inner = candidates
     if isinstance(policy, TanhNormal):
         edge = 1.0 - 1e-6

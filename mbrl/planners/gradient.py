@@ -21,7 +21,7 @@ from mbrl.planners.base import (
     batch_of,
     bounds,
     check,
-    check_numbers,
+    check_config,
     cold,
     into_bounds,
     moments,
@@ -62,7 +62,7 @@ class GradientPlanner:
         """
         check("gradient", problem, "continuous")
         least = {"starts": 1, "horizon": 1, "iterations": 1, "rate": 0, "std": 0}
-        check_numbers("gradient", config, least, {"horizon": 1000})
+        check_config("gradient", config, least, {"horizon": 1000})
         self.config, self.problem = config, problem
         low, high = bounds(problem)
         self.centre, self.half = jnp.asarray((high + low) / 2), jnp.asarray((high - low) / 2)

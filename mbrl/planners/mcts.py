@@ -20,7 +20,7 @@ from mbrl.core.distributions import OneHot
 from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey
 from mbrl.planners import tree as trees
-from mbrl.planners.base import Plan, Problem, check, check_numbers, into_bounds, moments, normal, worth
+from mbrl.planners.base import Plan, Problem, check, check_config, into_bounds, moments, normal, worth
 from mbrl.worldmodels.base import Latent
 
 mctx: Any = _mctx  # its dataclasses, made by chex, look without fields to a type checker
@@ -57,7 +57,7 @@ class MCTS:
         """
         check("mctx", problem, "policy", "value")
         least = {"simulations": 1, "candidates": 1, "considered": 1, "wide_share": 0, "wide": 1, "gumbel": 0}
-        check_numbers("mctx", config, least, {"wide_share": 1, "candidates": 4096})
+        check_config("mctx", config, least, {"wide_share": 1, "candidates": 4096})
         if problem.discrete and config.candidates != problem.actions:
             raise UserError(
                 f"planner mctx takes all of a discrete action space: candidates must be {problem.actions}; got "

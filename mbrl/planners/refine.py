@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from mbrl.core.types import Params
 from mbrl.planners import tree as trees
-from mbrl.planners.base import Problem, Warm, branch, take, tiled, worth
+from mbrl.planners.base import Problem, Warm, branch, held, take, tiled, worth
 from mbrl.planners.tree import Grown
 from mbrl.planners.tree_backup import NEVER
 from mbrl.worldmodels.base import Latent
@@ -59,9 +59,12 @@ def best_paths(grown: Grown, count: int, rounds: int, warm: Warm) -> Paths:
     log_soft = grown.worth.log_soft
     score = jnp.where((edges.parent == 0) & edges.present, log_soft, 2 * NEVER)
     best, here = jax.lax.top_k(score, count)
-    planned, eps = take(nodes.planned, here), []
+    eps, planned, on = [], [], jnp.ones_like(here, bool)
     for _ in range(rounds):
         there = best > NEVER / 2
+        # A path is on the plan before as far as its nodes are; beyond its last it goes on as that one did.
+        on = jnp.where(there, take(nodes.planned, here), on)
+        planned.append(on)
         eps.append(jnp.where(there[..., None], take(nodes.eps, here), 0.0))
         child = (edges.parent[:, None] == here[..., None]) & edges.present[:, None] & there[..., None]
         score = jnp.where(child, log_soft[:, None], 2 * NEVER)
@@ -71,7 +74,7 @@ def best_paths(grown: Grown, count: int, rounds: int, warm: Warm) -> Paths:
     shape = horizon, *eps[0].shape
     given = jnp.broadcast_to(jnp.swapaxes(warm.sequence, 0, 1)[:, :, None], shape)
     known = jnp.swapaxes(warm.known, 0, 1)[..., None] > 0
-    return Paths(jnp.stack(eps + beyond), given, planned[None] & known)
+    return Paths(jnp.stack(eps + beyond), given, jnp.stack(planned + [on] * (horizon - rounds)) & known)
 
 
 def follow(
@@ -100,7 +103,8 @@ def follow(
     def body(at: tuple, inputs: tuple) -> tuple[tuple, tuple]:
         (latent, total, weight), (key, paths, u) = at, inputs
         assert problem.policy is not None
-        action = trees.push(problem.policy(params, latent), paths.eps, paths.given, paths.planned, u)
+        pushed = trees.push(problem.policy(params, latent), paths.eps, paths.given, paths.planned, u)
+        action = held(problem, pushed)
         arrival = branch(problem, params, key, latent, action)
         total, weight = total + weight * arrival.reward, weight * problem.discount * arrival.going
         stay = worth(problem, params, arrival.latent, total) if mix else zero[None]

@@ -30,7 +30,7 @@ from mbrl.planners.base import (
     bounds,
     branch,
     check,
-    check_numbers,
+    check_config,
     cold,
     into_bounds,
     moments,
@@ -105,7 +105,7 @@ class Shooting:
                 "not bring; set policy_samples to 0, or take random, cem, icem or gradient"
             )
         check(config.name, problem, *(needs if config.uniform else [*needs, "continuous"]))
-        _check(config)
+        _check(config, problem)
         self.config, self.problem = config, problem
         low, high = bounds(problem)
         self.centre, self.half = jnp.asarray((high + low) / 2), jnp.asarray((high - low) / 2)
@@ -252,10 +252,15 @@ def colouring(horizon: int, colour: float) -> np.ndarray:
     return (filtered / np.sqrt(np.square(filtered).sum(1, keepdims=True))).astype(np.float32)
 
 
-def _check(config: ShootingConfig) -> None:
+def _check(config: ShootingConfig, problem: Problem) -> None:
     least = {"samples": 1, "horizon": 1, "iterations": 1, "elites": 1, "policy_samples": 0, "temperature": 0,
              "min_std": 0, "colour": 0, "kept": 0}
-    check_numbers(config.name, config, least, {"horizon": 1000})
+    check_config(config.name, config, least, {"horizon": 1000})
+    if problem.discrete and (config.policy_samples or config.kept or config.choose == "mean"):
+        raise UserError(
+            f"planner {config.name}: of discrete actions policy_samples and kept must be 0 and choose best or sample; "
+            f"got {config.policy_samples}, {config.kept} and {config.choose}"
+        )
     if not config.min_std <= config.max_std < float("inf"):
         raise UserError(
             f"planner {config.name}: max_std must be finite and at least min_std ({config.min_std}); got "

@@ -1,8 +1,8 @@
 """Soft gradient tree: a tree search over continuous actions that gradients flow through.
 
 Grown M nodes at a time (``tree``), valued softly (``tree_backup``), then refined: on the fixed tree the actions move up
-the gradient of the root's pessimistic value, within a trust region, and a step is kept only where that value, of the
-tree evaluated anew, is greater than before.
+the gradient of each path's pessimistic value, within a trust region, and a step is kept only where that path's own
+value, evaluated anew, is greater than before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey
 from mbrl.planners import tree as trees
-from mbrl.planners.base import Plan, Problem, Warm, check, check_numbers, cold, into_bounds, moments, shifted, take
+from mbrl.planners.base import Plan, Problem, Warm, check, check_config, cold, into_bounds, moments, shifted, take
 from mbrl.planners.refine import Followed, best_paths, climb, follow
 from mbrl.planners.tree import Grown, Noise, Shape
 from mbrl.planners.tree_backup import NEVER, lower
@@ -62,11 +62,11 @@ class SoftTreeConfig:
     trust: float = 2.0
     """How far an action may move from where it was drawn, in the policy's deviations."""
     guard: bool = True
-    """Whether a gradient step is kept only where the tree's pessimistic value rises; leave it on."""
+    """Whether a gradient step is kept only where its path's pessimistic value rises; leave it on."""
     through: Literal["value", "unrolled"] = "value"
-    """What a derivative of the plan sees: the refined actions as constants, or the gradient steps as well."""
-    choose: Literal["best", "mean"] = "mean"
-    """The action: the candidate with the greatest weight, or the weighted mean."""
+    """What a derivative of the plan sees: the refined displacements as constants, or the gradient steps as well."""
+    choose: Literal["best", "mean"] = "best"
+    """The action: the candidate of the greatest value, or the weighted mean, which was not itself evaluated."""
 
 
 class SoftTree:
@@ -104,7 +104,8 @@ class SoftTree:
         """Search from ``latent [B]`` (see ``Planner``)."""
         tree_key, path_key = jax.random.split(key)
         noise = trees.draw(tree_key, self.shape, carry.known.shape[0], self.problem.actions)
-        grown = self.grow(params, latent, noise, carry)
+        # Of discrete actions no plan is carried on: all of them are candidates already.
+        grown = self.grow(params, latent, noise, None if self.problem.discrete else carry)
         if self.refine == 0:
             return self._unrefined(grown)
         keys = jax.random.split(path_key, self.config.horizon)
@@ -138,8 +139,10 @@ class SoftTree:
         look = lambda u: lower(go(seen, root, u).edge, config.pessimism)
         u = climb(look, jnp.zeros_like(paths.eps), self.refine, config.step, config.trust, config.guard)
         followed = go(params, latent, hidden(u))
-        heat = grown.temperature[None]
-        soft = heat * (jax.nn.logsumexp(followed.edge / heat[..., None], -1) - math.log(config.paths))
+        heat = grown.temperature[:, None]
+        log_q = jax.nn.log_softmax(lower(followed.edge, config.pessimism) / heat)
+        price = heat * (log_q + math.log(config.paths))
+        soft = (jnp.exp(log_q)[None] * (followed.edge - price[None])).sum(-1)
         below = config.paths * config.horizon
         worth = (grown.nodes.edges.value[:, :, 0] + below * soft) / (1 + below) if config.mix else soft
         return followed, lower(worth, config.pessimism)
@@ -176,11 +179,11 @@ class SoftTree:
         weights = jnp.where(child, jnp.exp(log_soft), 0.0)
         candidates = into_bounds(self.problem, grown.nodes.action[:, 1:last])
         sequence, known = trees.best_path(grown.nodes, worth.log_soft, config.rounds)
-        action = into_bounds(self.problem, sequence[:, 0])
+        sequence = into_bounds(self.problem, sequence) * known[..., None]
         if config.choose == "mean" and not self.problem.discrete:
-            action = (weights[..., None] * candidates).sum(1)
+            sequence = sequence.at[:, 0].set((weights[..., None] * candidates).sum(1))
         plan = Plan(
-            action=action,
+            action=sequence[:, 0],
             candidates=candidates,
             weights=weights,
             value=lower(worth.value[:, :, 0], config.pessimism),
@@ -198,7 +201,7 @@ class SoftTree:
 def _check(config: SoftTreeConfig, problem: Problem) -> None:
     least: dict[str, float | int] = dict.fromkeys(("rounds", "width", "candidates", "paths"), 1)
     least |= dict.fromkeys(("pessimism", "refine", "step", "trust"), 0) | {"horizon": config.rounds}
-    check_numbers("soft_tree", config, least, {"rounds": 64, "width": 4096, "candidates": 4096, "horizon": 1000})
+    check_config("soft_tree", config, least, {"rounds": 64, "width": 4096, "candidates": 4096, "horizon": 1000})
     if not 0 < config.temperature < float("inf"):
         raise UserError(f"planner soft_tree: temperature must be above 0 and finite; got {config.temperature}")
     if config.root_candidates is not None and config.root_candidates < config.width:
@@ -208,7 +211,7 @@ def _check(config: SoftTreeConfig, problem: Problem) -> None:
         )
     if config.depth is not None and config.depth < 1:
         raise UserError(f"planner soft_tree: depth must be at least 1; got {config.depth}")
-    if config.refine and config.paths > config.width:
+    if config.refine and not problem.discrete and config.paths > config.width:
         raise UserError(f"planner soft_tree: paths must be at most width ({config.width}); got {config.paths}")
     root = config.root_candidates or config.width
     if problem.discrete and (root, config.candidates) != (problem.actions,) * 2:

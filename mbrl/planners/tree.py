@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mbrl.core import parallel
 from mbrl.core.distributions import OneHot, Squashed, TanhNormal
 from mbrl.core.types import Params, PRNGKey
-from mbrl.planners.base import Problem, Proposal, Warm, batch_of, branch, normal, take, worth
+from mbrl.planners.base import Problem, Proposal, Warm, batch_of, branch, held, normal, take, worth
 from mbrl.planners.tree_backup import NEVER, Edges, Worth, backup, lower
 from mbrl.worldmodels.base import Latent
 
@@ -217,7 +217,7 @@ def _expand(
         at = jnp.minimum(depth - 1, warm.known.shape[1] - 1)
         planned = take(nodes.planned, parent) & (slot == 0) & (take(warm.known, at) > 0)
         eps = jnp.where(planned[..., None], _eps_of(proposal, take(warm.sequence, at)), eps)
-    action = act(proposal, eps, slot)
+    action = held(problem, act(proposal, eps, slot))
     number = (nodes.slot.shape[1] - 1) // slot.shape[1]
     arrival = branch(problem, params, noise.keys[number], take(nodes.latent, parent), action)
     log_weight = _log_weight(proposal, noise, slot)

@@ -2,11 +2,15 @@
 
 Symbols: w prior weight of a node's candidate, q its soft weight, Q of the edge that leads to a node, v critic, n nodes
 below, tau temperature, rho product of the soft weights on the path from the root.
-    Q = r + gamma c V        V_soft = tau log (sum_k w_k e^{Q_k / tau} / sum_k w_k)        q_k ∝ w_k e^{Q_k / tau}
+    Q = r + gamma c V        q_k ∝ w_k e^{Q_low,k / tau}        Q_low = mean_e Q - kappa std_e Q
+    V_soft = sum_k q_k (Q_k - tau log (q_k / w_k)), the w_k made to sum to 1
     V = (v + n V_soft) / (1 + n), or V_soft itself without mixing; V = v at a leaf
-Sums go over the candidates that were expanded. tau -> 0 gives max Q, tau -> infinity the prior's expectation. With tau
-in units of the spread of the root's Q the weights do not change when rewards are scaled or shifted.
-dV_root/dtheta is rho-weighted: the derivative of V_soft by Q_k is q_k, that by q vanishes (the envelope theorem).
+All critics share one q, so that none is credited with a choice of its own; of one critic V_soft is tau log sum_k w_k
+e^{Q_k / tau}. Sums go over the candidates that were expanded. tau -> 0 gives max Q, tau -> infinity the prior's
+expectation. With tau in units of the spread of the root's Q the weights do not change when rewards are scaled or
+shifted.
+dV_root/dtheta is rho-weighted: the derivative of V_soft by Q_k is q_k, that by q vanishes (the envelope theorem). That
+is exact of one critic and, of the critics' mean, with kappa = 0; else q is the best for Q_low, not for each critic.
 """
 
 from __future__ import annotations
@@ -97,11 +101,15 @@ def _soft(
 ) -> tuple[Float[Array, "E B P"], Float[Array, "B C"]]:
     """Return V_soft of P parents by each critic, and log q of C nodes, of which ``child`` says whose they are."""
     total = _log_sum(child, log_weight[:, None])
-    scale = temperature[None, :, None]
-    each = _log_sum(child[None], log_weight[None, :, None] + (edge / scale)[:, :, None])
-    logits = log_weight + lower(edge, pessimism) / temperature[:, None]
-    share = logits[:, None] - _log_sum(child, logits[:, None])[..., None]
-    return scale * (each - total[None]), jnp.where(child, share, 0.0).sum(1)
+    logits = (log_weight + lower(edge, pessimism) / temperature[:, None])[:, None]
+    each = _log_sum(child, logits)
+    share = jnp.where(child, logits - each[..., None], 0.0)
+    if edge.shape[0] == 1:  # the same in fewer terms, so that no large ones have to cancel in the derivative
+        return (temperature[:, None] * (each - total))[None], share.sum(1)
+    soft = jnp.where(child, jnp.exp(share), 0.0)
+    price = jnp.where(child, share - log_weight[:, None] + total[..., None], 0.0)
+    kept = edge[:, :, None] - temperature[None, :, None, None] * price[None]
+    return (soft[None] * kept).sum(-1), share.sum(1)
 
 
 def _log_sum(member: Bool[Array, "..."], logits: Float[Array, "..."]) -> Float[Array, "..."]:

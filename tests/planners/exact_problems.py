@@ -1,5 +1,7 @@
 """Problems of which the answer is known, and what the planners' tests share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,4 +74,9 @@ def planned(planner, latent, key=0, params=None, carry=None):
     """Return the plan and the next carry of one jitted call."""
     batch = jax.tree.leaves(latent)[0].shape[0]
     carry = planner.initial(batch) if carry is None else carry
-    return jax.jit(planner.plan)(params, jax.random.key(key), latent, carry)
+    return _compiled(planner)(params, jax.random.key(key), latent, carry)
+
+
+@functools.cache
+def _compiled(planner):
+    return jax.jit(planner.plan)

@@ -34,11 +34,17 @@ def small(name, **fields):
 @pytest.fixture(scope="module", params=sorted(PLANNERS))
 def case(request):
     planner = make(small(request.param), line())
-    return request.param, planner, planned(planner, STARTS)
+
+    @jax.jit
+    def run(dear, latent):
+        problem = with_cost(line(), lambda _, action: dear * action[0] ** 2)
+        return make(small(request.param), problem).plan(None, jax.random.key(0), latent, planner.initial(3))
+
+    return request.param, planner, run, run(0.0, STARTS)
 
 
 def test_a_plan_is_whole_and_sensible(case):
-    name, planner, (plan, _) = case
+    name, planner, _, (plan, _) = case
     assert plan.action.shape == (3, 1)
     assert plan.candidates.shape[:2] == plan.weights.shape
     np.testing.assert_allclose(plan.weights.sum(1), 1.0, atol=1e-5)
@@ -55,8 +61,8 @@ def test_a_plan_is_whole_and_sensible(case):
 
 
 def test_rows_do_not_see_each_other(case):
-    _, planner, (plan, _) = case
-    other, _ = planned(planner, STARTS.at[1].set(-0.9))
+    _, _, run, (plan, _) = case
+    other, _ = run(0.0, STARTS.at[1].set(-0.9))
     for row in (0, 2):
         np.testing.assert_array_equal(plan.action[row], other.action[row])
         np.testing.assert_array_equal(plan.value[row], other.value[row])
@@ -64,7 +70,7 @@ def test_rows_do_not_see_each_other(case):
 
 
 def test_nothing_is_carried_over_into_a_new_episode(case):
-    _, planner, (_, carry) = case
+    _, planner, _, (_, carry) = case
     first = jnp.array([FIRST, MID, FIRST], jnp.int32)
     zero = jnp.zeros(3)
     kept = forget(planner, carry, TimeStep(first, zero, zero + 1, STARTS))
@@ -80,7 +86,8 @@ def test_a_plan_through_a_terminal_stops_earning(name):
     """All rewards are -1 and every step ends the episode: one reward is all there is, whatever the critic says."""
     problem = line(value=lambda s: 0 * s - 100.0)
     ended = lambda *args: problem.step(*args)._replace(reward=-jnp.ones(1), going=jnp.zeros(1))
-    planner = make(small(name, **({"mix": False} if name == "soft_tree" else {})), problem._replace(step=ended))
+    fields = {"mix": False, "refine": 1, "rounds": 1} if name == "soft_tree" else {}
+    planner = make(small(name, **fields), problem._replace(step=ended))
     plan, _ = planned(planner, STARTS[:1])
     np.testing.assert_allclose(plan.value, -1.0, atol=1e-5)
 
@@ -98,15 +105,18 @@ def test_a_warm_start_is_never_worse_in_expectation(name):
     known = control.lqr(states=4, actions=2)
     scarce = {"gradient": {"iterations": 3}, "soft_tree": {"refine": 2}}
     planner = make(small(name, **scarce.get(name, {"iterations": 2})), known.problem)
-    regret = lambda planner: jax.jit(lambda key: control.regret(known, planner, key, 64, 6))(jax.random.key(1))
 
-    class Forgetful:
-        steps, initial = planner.steps, planner.initial
+    @jax.jit
+    def regret(keep):
+        class Keeping:
+            steps, initial = planner.steps, planner.initial
 
-        def plan(self, params, key, latent, carry):
-            return planner.plan(params, key, latent, planner.initial(latent.shape[0]))[0], carry
+            def plan(self, params, key, latent, carry):
+                return planner.plan(params, key, latent, jax.tree.map(lambda x: keep * x, carry))
 
-    warm, cold = np.asarray(regret(planner)), np.asarray(regret(Forgetful()))
+        return control.regret(known, Keeping(), jax.random.key(1), 64, 6)
+
+    warm, cold = np.asarray(regret(1.0)), np.asarray(regret(0.0))
     assert warm.mean() <= cold.mean() + 2 * (warm - cold).std() / 8
 
 
@@ -114,19 +124,27 @@ def test_a_warm_start_is_never_worse_in_expectation(name):
 def test_discrete_actions(name):
     table = Table()
     fields = {"mctx": {"candidates": 3, "considered": 3, "simulations": 40},
-              "soft_tree": {"candidates": 3, "width": 3, "rounds": 4, "horizon": 4, "choose": "best"}}
+              "soft_tree": {"candidates": 3, "width": 3, "rounds": 4, "horizon": 4, "paths": 4}}
     config = dataclasses.replace(small(name), **fields.get(name, {}))
-    plan, _ = planned(make(config, table.problem()), jnp.arange(5))
+    planner = make(config, table.problem())
+    plan, carry = planned(planner, jnp.arange(5))
     np.testing.assert_array_equal(np.sort(plan.action, -1), np.broadcast_to([0, 0, 1], (5, 3)))
-    reached = [table.reward[s, a] + 0.9 * table.going[s, a] * table.expectimax(table.following[s, a], 1)
-               for s, a in enumerate(plan.action.argmax(-1))]
-    assert np.mean(reached) > np.mean([table.policy[s] @ table.reward[s] for s in range(5)])
+    depth = 1 if name == "random" else 6  # the others look as far as is worth looking
+    q = np.array([[table.reward[s, a] + 0.9 * table.going[s, a] * table.expectimax(table.following[s, a], depth)
+                   for a in range(3)] for s in range(5)])
+    action = np.asarray(plan.action.argmax(-1))
+    if name == "random":  # all nine sequences of its two steps are among its samples
+        np.testing.assert_array_equal(action, q.argmax(1))
+    assert q.max(1).mean() - q[np.arange(5), action].mean() < 0.2
+    if name == "soft_tree":  # what the last plan would do next is not forced upon the next
+        again, _ = planned(planner, jnp.arange(5), carry=carry)
+        np.testing.assert_array_equal(again.action, plan.action)
+        np.testing.assert_array_equal(again.tree.nodes.action[:, 1:4], jnp.broadcast_to(jnp.eye(3), (5, 3, 3)))
 
 
 def test_a_cost_of_ones_own_changes_the_plan(case):
-    name, _, (plan, _) = case
-    dear = with_cost(line(), lambda _, action: 50.0 * action[0] ** 2)
-    shy, _ = planned(make(small(name), dear), STARTS)
+    _, _, run, (plan, _) = case
+    shy, _ = run(50.0, STARTS)
     assert (abs(shy.action) < abs(plan.action)).all()
 
 
@@ -156,6 +174,9 @@ BAD = [
     ("mppi", {"temperature": np.nan}, {}, "planner mppi: temperature must be at least 0; got nan"),
     ("mppi", {"elites": 65}, {}, "planner mppi: elites must be at most samples (64); got 65"),
     ("cem", {"max_std": 0.01}, {}, "planner cem: max_std must be finite and at least min_std (0.05); got 0.01"),
+    ("random", {"policy_samples": 4}, {"discrete": True}, "of discrete actions policy_samples and kept must be 0"),
+    ("random", {"choose": "mean"}, {"discrete": True}, "choose best or sample; got 0, 0 and mean"),
+    ("mctx", {}, {"discrete": True, "value": None}, "random plans without"),
     ("mctx", {"simulations": 0}, {}, "planner mctx: simulations must be at least 1; got 0"),
 ]
 
@@ -165,6 +186,24 @@ def test_bad_input_is_one_sentence(name, fields, change, said):
     config = dataclasses.replace(small(name), **fields)
     with pytest.raises(UserError) as error:
         make(config, line()._replace(**change))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "said"),
+    [
+        ("soft_tree", "choose", "bst", "unknown choose of planner soft_tree 'bst'; did you mean 'best'"),
+        ("soft_tree", "through", "all", "unknown through of planner soft_tree 'all'"),
+        ("mppi", "weighting", "soft", "unknown weighting of planner mppi 'soft'; did you mean 'softmax'"),
+        ("soft_tree", "width", 2.5, "planner soft_tree: width must be a whole number; got 2.5"),
+        ("soft_tree", "depth", 1.5, "planner soft_tree: depth must be a whole number; got 1.5"),
+    ],
+)
+def test_a_field_of_another_kind_is_one_sentence(name, field, value, said):
+    config = small(name)
+    object.__setattr__(config, field, value)  # past what checks types in tests alone
+    with pytest.raises(UserError) as error:
+        make(config, line())
     assert said in str(error.value)
 
 
@@ -182,3 +221,8 @@ def test_a_cost_must_be_a_number(cost, said):
 def test_an_unknown_planner_is_named():
     with pytest.raises(UserError, match="unknown planner 'mpi'; did you mean 'mppi'"):
         make(dataclasses.replace(small("mppi"), name="mpi"), line())
+
+
+def test_a_config_of_another_planner_is_refused():
+    with pytest.raises(UserError, match="planner mctx is described by a MCTSConfig; got a ShootingConfig"):
+        make(dataclasses.replace(small("mppi"), name="mctx"), line())

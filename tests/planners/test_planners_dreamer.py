@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,8 @@ def test_one_candidate_is_dreamers_imagination():
     start = jnp.array([[-0.8], [0.1], [0.5], [1.2]])
     policy = lambda params, latent: behaviour.act(params["actor"], latent)
     value = lambda params, latent: behaviour.value(params["critic"], latent).mean()[None]
-    problem = from_model(model, 1, BEHAVIOUR.gamma, policy, value)
+    # Imagination does not clip its actions: bounds that do not bind.
+    problem = from_model(model, 1, BEHAVIOUR.gamma, policy, value)._replace(low=-50.0, high=50.0)
     config = SoftTreeConfig(rounds=horizon, width=1, candidates=1, mix=False, refine=0, horizon=horizon)
     planner = SoftTree(config, problem)
     noise = trees.draw(jax.random.key(1), planner.shape, 4, 1)
@@ -90,7 +92,7 @@ def test_dreamer_plans_with_its_model(tiny, name, fields):
     state = tiny.init(jax.random.key(0))
     zero = jnp.zeros(2)
     first = TimeStep(jnp.full(2, FIRST, jnp.int32), zero, zero + 1, jnp.ones((2, 3)))
-    act = jax.jit(agent.act, static_argnums=4)
+    act: Any = jax.jit(agent.act, static_argnums=4)
     fresh = agent.initial(2)
     one = act(state, jax.random.key(1), fresh, first, "eval")
     assert one.action.shape == (2, 1)
@@ -112,6 +114,9 @@ def test_an_agent_without_a_model_is_refused(tiny):
         (["--planner", "mpi"], "unknown planner 'mpi'; did you mean 'mppi'?"),
         (["--planner.samples", "3"], "--planner.samples needs to know the planner: --planner and one of cem, gradient"),
         (["--planner", "mppi", "--planner.samplez", "3"], "did you mean '--planner.samples'?"),
+        (["--planner", "mppi", "--planner.name=cem", "--planner", "mctx", "--planner.samples", "3"],
+         "unknown option '--planner.samples'"),
+        (["--planner", "mctx", "--planner=mppi", "--planner.samplez", "3"], "did you mean '--planner.samples'?"),
         (["--planner=mppi", "--planner.samples", "many"], "--planner.samples is 'many', but must be a whole number"),
     ],
 )
@@ -138,6 +143,8 @@ def test_distillation_worked_by_hand():
     wider = same._replace(scale=2 * same.scale)
     np.testing.assert_allclose(moment_match(wider, candidates, weights), [np.log(2) + 1 / 8 - 1 / 2], rtol=1e-5)
     tanh = TanhNormal(jnp.arctanh(jnp.full((1, 1), 0.5)), jnp.full((1, 1), 0.1))
+    with pytest.raises(UserError, match="moment_match needs a policy of continuous actions"):
+        moment_match(discrete, candidates, weights)
     sure = jnp.array([[0.0, 1.0]])
     np.testing.assert_allclose(moment_match(tanh, candidates, sure, floor=0.1), 0.0, atol=1e-5)
     other = same._replace(loc=same.loc + 0.2)

@@ -70,7 +70,7 @@ def test_the_soft_value_is_the_gaussian_integral(steps, points, rounds):
         eps, log_weight = quadrature(points)
         noise = Noise(jnp.zeros((4, rounds * points, 1)), jnp.zeros((4, points + (rounds - 1) * points**2)),
                       jax.random.split(jax.random.key(0), rounds), eps, log_weight)
-        grow = jax.jit(lambda s: trees.grow(line(), shape, None, s, noise).worth.value[0, :, 0])
+        grow = jax.jit(lambda s: trees.grow(line(wide=50.0), shape, None, s, noise).worth.value[0, :, 0])
         found = np.asarray(grow(jnp.asarray(states)[:, None]))
     expected = soft_lqr(states, steps, 6.0, 0.3, -0.3, 2.0, 0.9)
     np.testing.assert_allclose(found, expected, atol=1e-6 if points > 4 else 1e-3)
@@ -93,21 +93,24 @@ def finite_lqr():
 
 
 def test_refined_plans_are_riccatis():
-    """Value, first action and the value's derivative, by the envelope theorem with the actions as constants."""
+    """Value, first action and the value's derivative, by the envelope theorem with the displacements as constants."""
     problem, (p, k) = finite_lqr()
     config = SoftTreeConfig(horizon=3, refine=60, trust=50.0, mix=False, paths=2, width=4)
     planner = SoftTree(config, problem)
     x = jax.random.normal(jax.random.key(5), (6, 3))
-    value = lambda x: planner.plan(None, jax.random.key(0), x, planner.initial(6))[0].value.sum()
-    plan, _ = planned(planner, x)
+
+    def value(x):
+        plan, _ = planner.plan(None, jax.random.key(0), x, planner.initial(6))
+        return plan.value.sum(), plan
+
+    (_, plan), slope = jax.jit(jax.value_and_grad(value, has_aux=True))(x)
     x64 = np.asarray(x, np.float64)
     np.testing.assert_allclose(plan.value, -np.einsum("bi,ij,bj->b", x64, p, x64), rtol=1e-3)
     np.testing.assert_allclose(plan.action, -x64 @ k.T, atol=2e-2)
-    np.testing.assert_allclose(jax.jit(jax.grad(value))(x), -2 * x64 @ p, atol=3e-2, rtol=1e-2)
+    np.testing.assert_allclose(slope, -2 * x64 @ p, atol=3e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize("relative", [True, False])
-def test_derivatives_through_the_whole_search(relative):
+def test_derivatives_through_the_growth():
     """Orders 1 and 2, by the state and by a parameter of the dynamics, to the last digit that differences show."""
     base = line(going=lambda s: jnp.exp(-jnp.square(s) / 4))
 
@@ -115,7 +118,7 @@ def test_derivatives_through_the_whole_search(relative):
         return base.step(params, key, latent, params * action)
 
     problem = base._replace(step=step)
-    config = SoftTreeConfig(rounds=2, width=3, candidates=3, refine=0, relative=relative, temperature=0.5)
+    config = SoftTreeConfig(rounds=2, width=3, candidates=3, refine=0, temperature=0.5)
     planner = SoftTree(config, problem)
     with jax.enable_x64(True):
         noise = trees.draw(jax.random.key(3), planner.shape, 2, 1)
@@ -153,6 +156,37 @@ def test_a_backup_worked_by_hand():
     np.testing.assert_allclose(worth.edge[0, 0, 1:], [q1, q2, q3], rtol=1e-6)
     np.testing.assert_allclose(worth.value[0, 0, 0], (10 + 3 * soft) / 4, rtol=1e-6)
     np.testing.assert_allclose(np.exp(worth.log_soft[0, 1]), 1 / (1 + np.exp((q2 - q1) / 2)), rtol=1e-5)
+
+
+def test_critics_share_one_choice():
+    """Q of one critic is (1, 0), of the other (0, 1): whichever action is taken, the two expect 1/2 on average."""
+    q = jnp.array([[[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])
+    zero = jnp.zeros((1, 3))
+    edges = Edges(jnp.array([[-1, 0, 0]]), jnp.ones((1, 3), bool), zero, zero, zero + 1, q)
+    root = backup(edges, (1, 2), 1.0, jnp.array([1e-4]), False, 0.5).value[:, 0, 0]
+    np.testing.assert_allclose(root, [0.5, 0.5], atol=1e-3)  # each critic's own choice would make it 1
+
+
+@pytest.mark.parametrize("refine", [0, 3])
+def test_no_action_outside_the_bounds_is_tried(refine):
+    """The bounds are a tenth of what the best action and the policy ask for."""
+    problem = line(wide=0.1, policy_std=1.0)
+    config = SoftTreeConfig(rounds=2, width=4, candidates=4, refine=refine, paths=2, horizon=2, mix=False)
+    start = jnp.array([[0.8], [-0.5]])
+    plan, _ = planned(SoftTree(config, problem), start)
+    assert (abs(plan.sequence) <= 0.1 + 1e-6).all()
+    tree = plan.tree.nodes
+    parent = jnp.take_along_axis(tree.latent[..., 0], jnp.maximum(tree.edges.parent, 0), 1)
+    np.testing.assert_allclose(tree.latent[:, 1:, 0], (parent + tree.action[..., 0])[:, 1:], atol=1e-6)
+    assert (abs(tree.action) <= 0.1 + 1e-6).all()
+    if refine:
+        np.testing.assert_allclose(plan.fan[:, :, 1], start[:, None] + plan.candidates, atol=1e-6)
+        # Two steps of 0.1 towards 0 and the critic's 2 s² after them: nothing within the bounds is worth more.
+        s = abs(np.asarray(start[:, 0]))
+        near, there = s - 0.1, s - 0.2
+        best = -(near**2) - 1e-3 + 0.9 * (-(there**2) - 1e-3 - 0.9 * 2 * there**2)
+        assert (plan.value <= best + 1e-5).all()
+        np.testing.assert_allclose(plan.sequence[:, 0, 0], -0.1 * np.sign(start[:, 0]), atol=1e-3)
 
 
 @jax.jit
