@@ -38,7 +38,7 @@ ROWS: dict[str, Any] = {
     "gradient": PLANNERS["gradient"].config,
     "mctx": _MCTX,
     "mctx_50": dataclasses.replace(_MCTX, simulations=50),
-    # With as many model steps and as large a K as mctx; the mean of what was not refined has half the regret of the best.
+    # With mctx's model steps and K; of what was not refined the mean has half the regret of the best.
     "soft_tree_plain": dataclasses.replace(_TREE, refine=0, choose="mean"),
     "soft_tree": _TREE,
 }
