@@ -84,7 +84,11 @@ def test_an_mp4_has_its_pictures(tmp_path):
     np.testing.assert_allclose(back[:, 16, 24, 0], level[:, 0, 0, 0], atol=6)
 
 
-def test_without_a_package_the_systems_ffmpeg_is_looked_for(monkeypatch):
+def test_without_a_package_the_systems_ffmpeg_is_looked_for(monkeypatch, tmp_path):
     monkeypatch.setattr(video.importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(video.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert video.find_ffmpeg() == "/usr/bin/ffmpeg"
+    program = tmp_path / "ffmpeg"
+    monkeypatch.setattr(video.shutil, "which", lambda name: str(tmp_path / name))
+    for encoder, found in (("libx264", str(program)), ("mpeg4", None)):  # it must be able to write H.264
+        program.write_text(f"#!/bin/sh\necho ' V..... {encoder}'\n")
+        program.chmod(0o755)
+        assert video.find_ffmpeg() == found
