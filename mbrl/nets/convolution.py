@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Shaped
 Sampling: TypeAlias = Literal["pool", "stride"]
 
 # What a CPU convolves at a time: so many images of 64 x 64 and what is computed of them stay in its cache.
-CHUNK = 4
+CHUNK = 8
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
