@@ -75,7 +75,7 @@ class Plan(NamedTuple):
     candidates: Float[Array, "B K A"]  # first actions that were compared last
     weights: Float[Array, "B K"]  # of the candidates; they sum to 1
     value: Float[Array, "B"]  # what the plan is expected to return
-    spread: Float[Array, "B"]  # deviation of the candidates' returns under the weights
+    spread: Float[Array, "B"]  # deviation of the returns that were compared; where one counts alone, of all alike
     sequence: Float[Array, "B H A"] | None  # the actions that follow, the first among them
     fan: Latent | None  # [B, K, H + 1, ...] the latents that each candidate led through
     tree: PyTree  # of planners that grow one
@@ -227,6 +227,12 @@ def bounds(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     if low.shape not in {(), shape} or high.shape not in {(), shape}:
         raise UserError(f"action bounds must be numbers or one for each of {problem.actions} actions")
     return np.broadcast_to(low, shape), np.broadcast_to(high, shape)
+
+
+def middle(problem: Problem) -> tuple[Float[Array, "A"], Float[Array, "A"]]:
+    """Return the middle of the action range and half of its width."""
+    low, high = bounds(problem)
+    return jnp.asarray((high + low) / 2), jnp.asarray((high - low) / 2)
 
 
 def into_bounds(problem: Problem, action: Float[Array, "*N A"]) -> Float[Array, "*N A"]:

@@ -19,11 +19,11 @@ from mbrl.planners.base import (
     Problem,
     Warm,
     batch_of,
-    bounds,
     check,
     check_config,
     cold,
     into_bounds,
+    middle,
     moments,
     normal,
     shifted,
@@ -64,8 +64,7 @@ class GradientPlanner:
         least = {"starts": 1, "horizon": 1, "iterations": 1, "rate": 0, "std": 0}
         check_config("gradient", config, least, {"horizon": 1000})
         self.config, self.problem = config, problem
-        low, high = bounds(problem)
-        self.centre, self.half = jnp.asarray((high + low) / 2), jnp.asarray((high - low) / 2)
+        self.centre, self.half = middle(problem)
 
     @property
     def steps(self) -> int:

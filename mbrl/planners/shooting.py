@@ -27,12 +27,12 @@ from mbrl.planners.base import (
     Problem,
     Warm,
     batch_of,
-    bounds,
     branch,
     check,
     check_config,
     cold,
     into_bounds,
+    middle,
     moments,
     normal,
     shifted,
@@ -107,8 +107,7 @@ class Shooting:
         check(config.name, problem, *(needs if config.uniform else [*needs, "continuous"]))
         _check(config, problem)
         self.config, self.problem = config, problem
-        low, high = bounds(problem)
-        self.centre, self.half = jnp.asarray((high + low) / 2), jnp.asarray((high - low) / 2)
+        self.centre, self.half = middle(problem)
 
     @property
     def steps(self) -> int:
@@ -122,28 +121,32 @@ class Shooting:
 
     def plan(self, params: Params, key: PRNGKey, latent: Latent, carry: Warm) -> tuple[Plan, Warm]:
         """Search from ``latent [B]`` (see ``Planner``)."""
-        model_key, policy_key, loop_key, pick_key = jax.random.split(key, 4)
+        model_key, policy_key, start_key, loop_key, pick_key = jax.random.split(key, 5)
         keys = jax.random.split(model_key, self.config.horizon)
         guided = self._policy(params, keys, policy_key, latent)
-        searched = self._start(batch_of(latent), carry)
+        searched = self._start(start_key, batch_of(latent), carry)
         body = lambda searched, key: (self._improve(params, keys, latent, guided, searched, key), None)
         searched, _ = jax.lax.scan(body, searched, jax.random.split(loop_key, self.config.iterations))
         sequence = self._choice(searched, pick_key)
-        value, spread = moments(searched.returns, searched.weights)
+        weights = searched.weights
+        if self.config.choose == "best":  # what is acted on counts alone; the elites are sorted
+            weights = jnp.zeros_like(weights).at[:, 0].set(1.0)
         plan = Plan(
             action=sequence[:, 0],
             candidates=searched.elite[:, :, 0],
-            weights=searched.weights,
-            value=value,
-            spread=spread,
+            weights=weights,
+            value=moments(searched.returns, weights)[0],
+            spread=moments(searched.returns, searched.weights)[1],
             sequence=sequence,
             fan=roll(self.problem, params, keys, latent, searched.elite)[1],
             tree=None,
             steps=jnp.int32(self.steps),
         )
-        return plan, shifted(sequence, jnp.ones(sequence.shape[:2]))
+        # What is drawn to act on is no place to begin from: the mean is carried on then (Hansen et al. 2024).
+        carried = searched.mean if self.config.choose == "sample" else sequence
+        return plan, shifted(carried, jnp.ones(sequence.shape[:2]))
 
-    def _start(self, batch: int, carry: Warm) -> Searched:
+    def _start(self, key: PRNGKey, batch: int, carry: Warm) -> Searched:
         """Return the first distribution: wide, around the plan before where it is known."""
         config, half = self.config, self.half[None, None]
         shape = batch, config.horizon, self.problem.actions
@@ -151,7 +154,11 @@ class Shooting:
         mean = known * carry.sequence + (1 - known) * self.centre[None, None]
         elite = jnp.broadcast_to(mean[:, None], (batch, config.elites, *shape[1:]))
         none = jnp.full((batch, config.elites), -jnp.inf)
-        return Searched(mean, jnp.broadcast_to(config.max_std * half, shape), elite, none, none)
+        start = Searched(mean, jnp.broadcast_to(config.max_std * half, shape), elite, none, none)
+        if config.kept < 2:
+            return start
+        # Copies of the mean that are kept would be elites all alike: only the first of them stays.
+        return start._replace(elite=elite.at[:, 1:].set(self._draw(key, start, config.elites - 1)))
 
     def _improve(
         self, params: Params, keys: Array, latent: Latent, guided: Array, searched: Searched, key: PRNGKey

@@ -38,7 +38,7 @@ class SoftTreeConfig:
     width: int = 16
     """M, nodes added in each round; 1 is the sequential search."""
     root_candidates: int | None = None
-    """Candidate actions of the root; `null` for as many as are added in a round."""
+    """Candidate actions of the root; `null` for as many as other nodes have, at least as many as are added a round."""
     candidates: int = 16
     """K, candidate actions of every other node."""
     depth: int | None = None
@@ -81,10 +81,9 @@ class SoftTree:
         check("soft_tree", problem, "policy", "value")
         _check(config, problem)
         self.config, self.problem = config, problem
-        root = config.width if config.root_candidates is None else config.root_candidates
         depth = config.rounds if config.depth is None else config.depth
         self.shape = Shape(
-            config.rounds, config.width, root, config.candidates, depth, config.temperature, config.relative,
+            config.rounds, config.width, _root(config), config.candidates, depth, config.temperature, config.relative,
             config.mix, config.pessimism,
         )
         self.refine = 0 if problem.discrete else config.refine
@@ -198,6 +197,11 @@ class SoftTree:
         return plan, shifted(pad(sequence), pad(known))
 
 
+def _root(config: SoftTreeConfig) -> int:
+    """Return the number of the root's candidates."""
+    return max(config.width, config.candidates) if config.root_candidates is None else config.root_candidates
+
+
 def _check(config: SoftTreeConfig, problem: Problem) -> None:
     least: dict[str, float | int] = dict.fromkeys(("rounds", "width", "candidates", "paths"), 1)
     least |= dict.fromkeys(("pessimism", "refine", "step", "trust"), 0) | {"horizon": config.rounds}
@@ -213,7 +217,7 @@ def _check(config: SoftTreeConfig, problem: Problem) -> None:
         raise UserError(f"planner soft_tree: depth must be at least 1; got {config.depth}")
     if config.refine and not problem.discrete and config.paths > config.width:
         raise UserError(f"planner soft_tree: paths must be at most width ({config.width}); got {config.paths}")
-    root = config.root_candidates or config.width
+    root = _root(config)
     if problem.discrete and (root, config.candidates) != (problem.actions,) * 2:
         raise UserError(
             "planner soft_tree takes all of a discrete action space: candidates and width (or root_candidates) must be "

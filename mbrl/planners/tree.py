@@ -102,13 +102,13 @@ def grow(
         warm: the plan before; its actions become the first candidate of the root, and of each node on that path.
     """
     nodes = _sprout(problem, params, latent)
-    place = _first(shape, nodes, noise)
+    place = _first(shape, nodes, noise, warm)
     for number in range(shape.rounds):
         last = number + 1 == shape.rounds
         eps = noise.action[:, number * shape.width : (number + 1) * shape.width]
         eps = eps if noise.table is None else noise.table[place[1]]
         nodes = _expand(problem, params, nodes, place, eps, noise, last, warm=warm)
-        temperature = _scaled(shape, nodes, problem.discount) if number == 0 else temperature
+        temperature = _scaled(shape, nodes, problem.discount)
         found = _valued(problem, shape, nodes, temperature)
         place = place if last else _choose(shape, nodes, found, noise)
     return Grown(nodes, found, temperature)
@@ -155,11 +155,16 @@ def _sprout(problem: Problem, params: Params, latent: Latent) -> Nodes:
     return Nodes(edges, root, policy, action, action, whole, whole, whole == 0)
 
 
-def _first(shape: Shape, nodes: Nodes, noise: Noise) -> tuple[Array, Array, Array]:
-    """Return parent, slot and presence ``[B, M]`` of the first round's edges: the root's, all or a sample of them."""
+def _first(shape: Shape, nodes: Nodes, noise: Noise, warm: Warm | None) -> tuple[Array, Array, Array]:
+    """Return parent, slot and presence ``[B, M]`` of the first round's edges: the root's, all or a sample of them.
+
+    What the plan before would do is among them.
+    """
     slots = jnp.broadcast_to(jnp.arange(shape.width), (nodes.slot.shape[0], shape.width)).astype(jnp.int32)
     if shape.width < shape.root:
         chance = _log_weights(nodes.policy, noise, 0, 1, shape.root)[:, 0] + noise.gumbel[:, : shape.root]
+        if warm is not None:
+            chance = chance.at[:, 0].add(jnp.where(warm.known[:, 0] > 0, -NEVER, 0.0))
         slots = jax.lax.top_k(stop(chance), shape.width)[1].astype(jnp.int32)
     return jnp.zeros_like(slots), slots, jnp.ones(slots.shape, bool)
 
@@ -277,12 +282,14 @@ def _log_weight(proposal: Proposal, noise: Noise, slot: Int[Array, "B M"]) -> Fl
 
 
 def _scaled(shape: Shape, nodes: Nodes, discount: float) -> Float[Array, "B"]:
-    """Return tau in units of value: of the spread of what the root's candidates are worth at one look."""
+    """Return tau in units of value: of the spread of what the root's children so far are worth at one look."""
     edges = nodes.edges
     if not shape.relative:
         return jnp.full(edges.reward.shape[0], shape.temperature, edges.reward.dtype)
-    q = lower(edges.reward[None] + discount * edges.going[None] * edges.value, shape.pessimism)[:, 1:]
-    variance = jnp.square(q - q.mean(1, keepdims=True)).mean(1)
+    q = lower(edges.reward[None] + discount * edges.going[None] * edges.value, shape.pessimism)
+    child = ((edges.parent == 0) & edges.present).astype(q.dtype)
+    share = child / child.sum(1, keepdims=True)
+    variance = (share * jnp.square(q - (share * q).sum(1, keepdims=True))).sum(1)
     return shape.temperature * jnp.sqrt(variance + 1e-12)
 
 

@@ -55,9 +55,29 @@ def test_a_plan_is_whole_and_sensible(case):
     np.testing.assert_allclose(plan.action[:, 0], -0.95 * STARTS[:, 0], atol=tolerance)
     if plan.sequence is not None:
         np.testing.assert_allclose(plan.sequence[:, 0], plan.action, atol=1e-6)
+    if name in {"random", "icem", "gradient"}:  # the best is acted on, so it alone counts
+        chosen = plan.candidates[jnp.arange(3), plan.weights.argmax(1)]
+        np.testing.assert_array_equal(chosen, plan.action)
+        np.testing.assert_array_equal(plan.weights.max(1), np.ones(3))
     if plan.fan is not None:
         np.testing.assert_allclose(plan.fan[:, :, 0], jnp.broadcast_to(STARTS[:, None], plan.fan[:, :, 0].shape))
         np.testing.assert_allclose(plan.fan[:, :, 1, 0], STARTS + plan.candidates[..., 0], atol=1e-5)
+
+
+def test_what_is_drawn_to_act_on_is_not_what_the_next_plan_begins_with():
+    fields = {"choose": "sample", "iterations": 1, "temperature": 0.0, "horizon": 2}
+    drawn, mean = (make(dataclasses.replace(small("mppi"), **(fields | {"choose": how})), line())
+                   for how in ("sample", "mean"))
+    (acted, carry), (_, carried) = planned(drawn, STARTS), planned(mean, STARTS)
+    assert (acted.sequence[:, 1] != carry.sequence[:, 0]).all()
+    np.testing.assert_allclose(carry.sequence, carried.sequence, rtol=1e-6)
+
+
+def test_icem_begins_with_kept_sequences_that_differ():
+    planner = make(small("icem"), line())
+    found = planner._start(jax.random.key(0), 3, planner.initial(3)).elite
+    np.testing.assert_array_equal(found[:, 0], np.zeros_like(found[:, 0]))
+    assert len(np.unique(found[0].reshape(8, -1), axis=0)) == 8
 
 
 def test_rows_do_not_see_each_other(case):

@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 from mbrl.bench import control
 from mbrl.core.distributions import Squashed
 from mbrl.planners import tree as trees
-from mbrl.planners.base import Arrival, Problem
+from mbrl.planners.base import Arrival, Problem, Warm
 from mbrl.planners.soft_tree import SoftTree, SoftTreeConfig
 from mbrl.planners.tree import Noise, Shape
 from mbrl.planners.tree_backup import Edges, backup, lower
@@ -242,3 +242,23 @@ def test_pessimism_is_the_mean_less_deviations():
     values = jnp.array([[1.0, 5.0], [3.0, 5.0]])
     np.testing.assert_allclose(lower(values, 0.5), [2 - 0.5 * 1, 5.0], atol=1e-5)
     np.testing.assert_allclose(lower(values[:1], 0.5), values[0])
+
+
+def test_one_node_at_a_time_compares_the_roots_candidates():
+    """The sequential search: what the first child is worth says nothing of how far candidates lie apart."""
+    planner = SoftTree(SoftTreeConfig(rounds=6, width=1, candidates=4, refine=0, paths=1, depth=1, horizon=6), line())
+    assert planner.shape.root == 4
+    plan, _ = planned(planner, jnp.array([[-0.6], [0.5]]))
+    grown = plan.tree
+    children = (grown.nodes.edges.parent == 0) & grown.nodes.edges.present
+    np.testing.assert_array_equal(children.sum(1), [4, 4])  # no deeper than one step there is nothing else to expand
+    worth = np.where(children, lower(grown.worth.edge, 0.5), np.nan)
+    np.testing.assert_allclose(grown.temperature, 0.1 * np.nanstd(worth, axis=1), rtol=0.05)
+
+
+def test_the_plan_before_is_looked_at_among_more_candidates_than_a_round_takes():
+    config = SoftTreeConfig(rounds=1, width=2, root_candidates=16, candidates=2, refine=0, paths=1, horizon=2)
+    planner = SoftTree(config, line())
+    warm = Warm(jnp.full((3, 2, 1), 0.77), jnp.ones((3, 2)))
+    plan, _ = planned(planner, jnp.array([[-0.6], [0.2], [0.5]]), carry=warm)
+    np.testing.assert_allclose(plan.tree.nodes.action[:, 1:].max(1)[:, 0], 0.77, rtol=1e-5)
