@@ -63,6 +63,12 @@ def build(make: Callable[[], Any]) -> Any:
         mujoco.set_mju_user_warning(previous)
 
 
+def mechanism(base: Any) -> Any:
+    """Return the ``mujoco.MjModel`` of an innermost environment of Brax or the Playground, None of others."""
+    owner = getattr(base, "sys", None) or getattr(base, "physics", None)
+    return getattr(owner, "mj_model", None)
+
+
 def _pass_on(message: str) -> None:
     if not message.startswith(MUJOCO_NOTICE):
         warnings.warn(message, stacklevel=2)

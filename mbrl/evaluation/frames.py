@@ -197,7 +197,9 @@ def colour_bits(mean: Float[np.ndarray, "*N"], real: Float[np.ndarray, "*N"]) ->
     mean, real = np.ravel(mean), np.ravel(real)
     if not np.isfinite(mean).all():
         return np.nan
-    few = folds.evenly(real.size, _FITTED)
+    few = np.arange(real.size)
+    if real.size > _FITTED:  # at random: an even stride may be that of a row, and see one column alone
+        few = np.random.default_rng(0).integers(real.size, size=_FITTED)
     cost = lambda x: logistic_bits(mean[few], real[few], *_scale_and_share(x))
     start = np.array([np.log(1 + np.abs(real[few] - mean[few]).mean()), -2.0])
     best = minimize(cost, start, method="Nelder-Mead", options={"xatol": 0.02, "fatol": 1e-4, "maxiter": 150}).x

@@ -10,6 +10,7 @@ import numpy as np
 from mbrl.core.types import as_dict, is_image
 from mbrl.envs import wrappers
 from mbrl.envs.base import Environment, VectorEnvironment
+from mbrl.envs.physics import mechanism
 from mbrl.viz import draw, dream
 
 
@@ -17,12 +18,6 @@ def innermost(env: Environment | VectorEnvironment) -> Any:
     """Return the environment inside all wrappers, None where it lives in Python."""
     base: Any = getattr(env, "env", None) if isinstance(env, VectorEnvironment) else env
     return None if base is None else wrappers.innermost(base)
-
-
-def mechanism(base: Any) -> Any:
-    """Return the ``mujoco.MjModel`` of Brax's and the Playground's environments, None for others."""
-    owner = getattr(base, "sys", None) or getattr(base, "physics", None)
-    return getattr(owner, "mj_model", None)
 
 
 def seconds(base: Any) -> float | None:

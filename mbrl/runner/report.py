@@ -16,6 +16,7 @@ from mbrl.agents.base import Agent, Diagnosis
 from mbrl.core.types import FIRST, LAST, PRNGKey, Sequence, as_dict
 from mbrl.envs import VectorEnv, make_vector, unwrap
 from mbrl.envs.base import VectorEnvironment
+from mbrl.envs.physics import mechanism
 from mbrl.evaluation import model as judge
 from mbrl.evaluation.frames import FrameScore, image_tops
 from mbrl.evaluation.rollout import Evaluation, make_evaluate, make_record
@@ -26,7 +27,7 @@ from mbrl.runner.epoch import Program
 from mbrl.runner.files import write_atomic
 from mbrl.runner.guest import GuestProgram, GuestState
 from mbrl.runner.loggers import Values, read_metrics
-from mbrl.runner.pictures import from_images, from_vectors, image_key, innermost, mechanism
+from mbrl.runner.pictures import from_images, from_vectors, image_key, innermost
 from mbrl.runner.report_frames import affordable
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.seeds import evaluate_seeds, keys_of, pick

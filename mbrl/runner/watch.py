@@ -19,6 +19,7 @@ from mbrl.core.types import LAST, PRNGKey, Sequence, TimeStep, as_dict
 from mbrl.envs import ENVS, EnvConfig, VectorEnv, make, make_vector
 from mbrl.envs.base import Environment, VectorEnvironment
 from mbrl.envs.dm import HostEnv
+from mbrl.envs.physics import mechanism
 from mbrl.envs.render import make_render
 from mbrl.envs.trees import strong
 from mbrl.evaluation.frames import image_tops
@@ -27,7 +28,7 @@ from mbrl.evaluation.rollout import make_record
 from mbrl.runner import seeds
 from mbrl.runner.files import write_atomic
 from mbrl.runner.measures import named_key
-from mbrl.runner.pictures import from_images, from_vectors, image_key, innermost, mechanism, seconds
+from mbrl.runner.pictures import from_images, from_vectors, image_key, innermost, seconds
 from mbrl.runner.report_frames import image_errors
 from mbrl.runner.reporter import Reporter
 from mbrl.runner.restore import Loaded

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from mbrl.core.errors import UserError
 from mbrl.envs.base import Environment, EnvState
-from mbrl.envs.physics import build, load, quiet
+from mbrl.envs.physics import build, load, mechanism, quiet
 from mbrl.envs.render import camera as cameras
 from mbrl.envs.render.picture import draw, to_bytes
 from mbrl.envs.render.scene import Scene, read
@@ -60,16 +60,14 @@ def make_scene(env: Environment, aspect: float = 1.0, camera: str | None = None)
         UserError: when the environment has no MuJoCo model, or there is no such camera.
     """
     base: Any = innermost(env)
-    model = getattr(getattr(base, "sys", None), "mj_model", None)
-    brax = model is not None
-    model = model if brax else getattr(getattr(base, "physics", None), "mj_model", None)
+    model = mechanism(base)
     if model is None:
         raise UserError(
             f"environment {_name(base)} has no picture: only those with a MuJoCo model or a method render have one"
         )
     if camera is not None:
         chosen = cameras.of_model(model, camera)
-    elif brax or model.ncam == 0:
+    elif hasattr(base, "sys") or model.ncam == 0:  # only the suite's cameras are those of published results
         chosen = build(lambda: default_camera(model, aspect))
     else:
         chosen = cameras.numbered(model, 0)
