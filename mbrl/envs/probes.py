@@ -134,15 +134,15 @@ class Action(Probe):
 
 
 class Sight(Action):
-    """The action times the sign that a picture shows: 1 for a lying bar of four pixels, -1 for a standing one.
+    """The action times the sign that a picture shows: 1 for a lying bar of two pixels, -1 for a standing one.
 
-    Optimal return 10, random 0. The bar fills a row, or a column, of the 4 x 4 pixels in the middle of 8 x 8, anew in
+    Optimal return 10, random 0. The bar fills a row, or a column, of the 2 x 2 pixels in the middle of 8 x 8, anew in
     every step. Each of these is as bright for one sign as for the other: only its neighbours tell, and nothing else is
     seen.
     """
 
     side: ClassVar[int] = 8
-    bar: ClassVar[int] = 4
+    bar: ClassVar[int] = 2
 
     @property
     def observation_spec(self) -> specs.Array:

@@ -84,7 +84,7 @@ class Checkpoints:
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"step {step} could not be saved in {self.folder}: {cause}; earlier saves are untouched: make room "
-                f"and go on from them"
+                f"on the disk"
             ) from error
         self._prune()
         return final

@@ -5,14 +5,14 @@ Everything but the wall clock's figures, whose names begin with ``time/``, is a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from tensorboardX import SummaryWriter
-
+from mbrl.runner.events import Events
 from mbrl.runner.files import write_atomic
 from mbrl.runner.rundir import RunDir
 
@@ -21,7 +21,10 @@ Values: TypeAlias = dict[str, Any]
 
 
 class MetricsLog:
-    """Writes metrics of one run; a context manager, which makes them durable at its end."""
+    """Writes metrics of one run; a context manager, which makes them durable at its end.
+
+    What the disk refuses is kept and written with what comes next; only TensorBoard's copy of it is lost.
+    """
 
     def __init__(self, run: RunDir, step: int | None = None) -> None:
         """Open the logs.
@@ -32,17 +35,19 @@ class MetricsLog:
         """
         if step is not None:
             write_atomic(run.metrics, "".join(_lines_until(run, step)))
-        self._file = run.metrics.open("a", encoding="utf-8")
-        purge = None if step is None else step + 1
-        self._events = SummaryWriter(logdir=str(run.tensorboard), purge_step=purge)
+        self._path = run.metrics
+        self._file = os.open(run.metrics, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._pending: list[bytes] = []
+        self._events = Events(run.tensorboard, None if step is None else step + 1)
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.sync()
-        self._file.close()
-        self._events.close()
+        with contextlib.ExitStack() as ends:
+            ends.callback(os.close, self._file)
+            ends.callback(self._events.close)
+            self.sync()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; what is not finite becomes null.
@@ -50,19 +55,33 @@ class MetricsLog:
         Args:
             step: env steps.
             values: numbers by name.
+
+        Raises:
+            OSError: the disk refused.
         """
         finite: Values = {name: _finite(value) for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in finite.items():
-            if value is not None and name != "seeds":
-                self._events.add_scalar(name, value, step)
+        self._pending.append(f"{json.dumps({'step': step, **finite}, allow_nan=False)}\n".encode())
+        self._append()
+        shown = {name: value for name, value in finite.items() if value is not None and name != "seeds"}
+        self._events.write(step, shown)
 
     def sync(self) -> None:
-        """Make what was written durable, as a save at the same step needs it."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Make what was written durable, as a save at the same step needs it; raises OSError where the disk refuses."""
+        self._append()
+        os.fsync(self._file)
         self._events.flush()
+
+    def _append(self) -> None:
+        """Write the pending lines whole, or leave the file as it was and raise OSError."""
+        whole = os.fstat(self._file).st_size
+        rest = b"".join(self._pending)
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
+            os.ftruncate(self._file, whole)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        self._pending.clear()
 
 
 def read_metrics(run: RunDir) -> list[Values]:

@@ -186,10 +186,10 @@ def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[Trai
         m.reporter.phase(work)
     values: Values = seeds.summarise(found)
     values |= measures.timed(m.pace, step, config.steps, learning=work == "learning")
-    m.log.write(step, values)
+    _endure(m, lambda: m.log.write(step, values))
     m.reporter.metrics(step, config.steps, values)
     if measures.due(config.checkpoint.every, before, step):
-        _save(m, state, metric)
+        _endure(m, lambda: _save(m, state, metric))
     _survive(m, state, metric)
     return state, values, metric
 
@@ -218,6 +218,15 @@ def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, Any]:
         )
         found |= {"eval/exploitation_gap": jax.device_get(m.program.gap(agent, keys))}
     return found
+
+
+def _endure(m: _Machine, write: Callable[[], None]) -> None:
+    """Write, or say why that failed and go on: a full disk costs a save or two, not the run."""
+    try:
+        write()
+    except (OSError, UserError) as error:
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        m.reporter.note(f"warning: {said}; training goes on and tries again")
 
 
 def _save(m: _Machine, state: TrainState, metric: float | None) -> None:

@@ -1,25 +1,29 @@
 """Metrics on the disk."""
 
 import json
+import resource
 import struct
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from mbrl.runner.events import Events
 from mbrl.runner.loggers import MetricsLog, read_metrics
 from mbrl.runner.rundir import RunDir
 
 
 def events(run):
     """TensorBoard's records, in the order of their files: length, its checksum, data, its checksum."""
-    found = []
-    for path in sorted(run.tensorboard.iterdir(), key=lambda p: p.stat().st_mtime_ns):
-        content = path.read_bytes()
-        while content:
-            (length,) = struct.unpack("<Q", content[:8])
-            found.append(Event.FromString(content[12 : 12 + length]))
-            content = content[16 + length :]
-    return found
+    paths = sorted(run.tensorboard.iterdir(), key=lambda p: p.stat().st_mtime_ns)
+    return [Event.FromString(record) for path in paths for record in records(path)]
+
+
+def records(path):
+    content = path.read_bytes()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield content[12 : 12 + length]
+        content = content[16 + length :]
 
 
 @pytest.fixture
@@ -43,8 +47,9 @@ def test_resume_drops_later_and_torn_lines(run):
     kept = run.metrics.read_bytes().splitlines(keepends=True)[:2]
     with run.metrics.open("a") as file:
         file.write('{"step": 32, "x": 0.')
-    with MetricsLog(run, 16):
+    with MetricsLog(run, 16) as log:
         assert run.metrics.read_bytes() == b"".join(kept)
+        log.write(24, {"x": 1})
     starts = [e.step for e in events(run) if e.HasField("session_log")]
     assert starts == [17]
 
@@ -53,6 +58,55 @@ def test_resume_of_a_run_without_lines(run):
     with MetricsLog(run, 0) as log:
         log.write(8, {})
     assert [json.loads(line) for line in run.metrics.read_text().splitlines()] == [{"step": 8}]
+
+
+@pytest.fixture
+def full_disk(run):
+    """From a line on, the kernel refuses to let any file grow, as a full disk would; returns what makes room again."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (run.metrics.stat().st_size + 10, before[1]))
+
+    def empty():
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    yield fill, empty
+    empty()
+
+
+def test_what_a_full_disk_refuses_comes_later(run, full_disk):
+    fill, empty = full_disk
+    with MetricsLog(run) as log:
+        log.write(8, {"x": 1})
+        log.sync()
+        fill()
+        for step in (16, 24):
+            with pytest.raises(OSError, match="File too large"):
+                log.write(step, {"x": 2})
+            assert run.metrics.read_text() == '{"step": 8, "x": 1}\n'
+        with pytest.raises(OSError, match=r"File too large.*metrics\.jsonl"):
+            log.sync()
+        empty()
+        log.write(32, {"x": 3})
+    assert [line["step"] for line in read_metrics(run)] == [8, 16, 24, 32]
+    assert [e.step for e in events(run) for _ in e.summary.value] == [8, 32]
+
+
+def test_events_that_a_full_disk_cuts_short_do_not_hide_later_ones(run, full_disk):
+    """The buffered record reaches the disk in part when it is flushed; what follows begins a file of its own."""
+    fill, empty = full_disk
+    run.metrics.touch()
+    log = Events(run.tensorboard)
+    log.write(8, {"x": 1})
+    fill()
+    with pytest.raises(OSError, match="File too large"):
+        log.flush()
+    empty()
+    log.write(16, {"x": 2})
+    log.close()
+    _, later = sorted(run.tensorboard.iterdir(), key=lambda path: path.name)
+    assert [Event.FromString(record).step for record in records(later)] == [0, 16]
 
 
 def test_reading_passes_over_what_is_no_line(run):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 
 import jax
@@ -180,6 +181,55 @@ def test_faults_past_the_limit_stop_the_run(tmp_path):
 
 def test_as_many_faults_as_allowed_are_survived(tmp_path):
     assert start(tmp_path / "run", program=toy_program(faults_from=24), max_faults=10).state.step == 64
+
+
+class FullDisk(Silent):
+    """From one step to another the kernel refuses to let any file grow, as a full disk would."""
+
+    def __init__(self, path, full, free):
+        self.run, self.full, self.free = RunDir(path), full, free
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.notes = []
+
+    def metrics(self, step, *_):
+        if step == self.full:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.run.metrics.stat().st_size + 10, self.before[1]))
+        if step == self.free:
+            self.end()
+
+    def note(self, line):
+        if line.startswith("warning"):
+            self.notes.append(line)
+
+    def end(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+def test_a_full_disk_costs_a_save_and_not_the_run(whole, tmp_path):
+    path = tmp_path / "run"
+    disk = FullDisk(path, 40, 56)
+    try:
+        result = start(path, reporter=disk)
+    finally:
+        disk.end()
+    assert bits(result.state) == bits(whole[1].state)
+    assert lines(path) == lines(whole[0])
+    # The lines of 48 and 56 and the save of 48; the save of 24 was there all along, until two newer ones were.
+    assert sum("metrics.jsonl" in note for note in disk.notes) == 3
+    assert all(note.endswith("training goes on and tries again") for note in disk.notes)
+    assert sorted(p.name for p in (path / "checkpoints").iterdir()) == [f"{step:012d}" for step in (24, 64)]
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_a_sentence(tmp_path):
+    path = tmp_path / "run"
+    disk = FullDisk(path, 40, None)
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            start(path, reporter=disk)
+    finally:
+        disk.end()
+    assert [p.name for p in (path / "checkpoints").iterdir()] == [f"{24:012d}"]
+    assert go_on(path).state.step == 64
 
 
 def test_epoch_is_traced_once(tmp_path):
