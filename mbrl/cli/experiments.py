@@ -10,7 +10,7 @@ from mbrl.core.errors import UserError, nearest
 
 SUFFIXES = (".yaml", ".yml")
 CONFIG_NAME = "config.yaml"
-SUITES = "suites"  # the folder in that of experiments which holds none, but what to run them on
+SUITES, SWEEPS = "suites", "sweeps"  # folders in that of experiments which hold none, but what to run of them
 
 
 def folder() -> Path:
@@ -22,7 +22,8 @@ def folder() -> Path:
 def names() -> dict[str, Path]:
     """Return every experiment's file under its name, `quickstart` or `brax/dreamer_hopper`."""
     root = folder()
-    files = sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES and path.parent != root / SUITES)
+    others = {root / SUITES, root / SWEEPS}
+    files = sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES and path.parent not in others)
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
 
 

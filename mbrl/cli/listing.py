@@ -1,4 +1,4 @@
-"""`mbrl list`: environments, agents, experiments, suites, planners, one name a line."""
+"""`mbrl list`: environments, agents, experiments, suites, sweeps, planners, one name a line."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from mbrl.cli import experiments
 from mbrl.core.errors import UserError, unknown
 
-HELP = """usage: mbrl list {envs, agents, experiments, suites, planners}
+HELP = """usage: mbrl list {envs, agents, experiments, suites, sweeps, planners}
 
 Lists one a line: the names --env takes, the names --agent takes, the files `mbrl train` takes, the names
-`mbrl reproduce` takes, the names `mbrl eval --planner` takes."""
+`mbrl reproduce` takes, the names `mbrl sweep` takes, the names `mbrl eval --planner` takes."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -55,6 +55,12 @@ def _suites() -> Iterable[str]:
     return suites.names()
 
 
+def _sweeps() -> Iterable[str]:
+    from mbrl.cli import sweeps
+
+    return sweeps.names()
+
+
 def _planners() -> Iterable[str]:
     from mbrl.planners import PLANNERS
 
@@ -63,5 +69,5 @@ def _planners() -> Iterable[str]:
 
 KINDS: dict[str, Callable[[], Iterable[str]]] = {
     "envs": _envs, "agents": _agents, "experiments": _experiments, "suites": _suites,
-    "planners": _planners,
+    "sweeps": _sweeps, "planners": _planners,
 }

@@ -34,8 +34,11 @@ COMMANDS = {
                        "compare the scores of any set of runs"),
     "reproduce": Command("mbrl.cli.reproduce", "reproduce SUITE [--task T ...] [--seeds N] [--budget 100k]",
                          "run what is missing of a suite, beside published scores"),
+    "sweep": Command("mbrl.cli.sweep", "sweep SWEEP [--backend {ray, local, slurm}]",
+                     "search an experiment's settings"),
     "bench": Command("mbrl.cli.bench", "bench [PIECE] [--size S] [--json]", "time the pieces of a training run"),
-    "list": Command("mbrl.cli.listing", "list {envs, agents, experiments, suites, planners}", "list what there is"),
+    "list": Command("mbrl.cli.listing", "list {envs, agents, experiments, suites, sweeps, planners}",
+                    "list what there is"),
 }
 
 

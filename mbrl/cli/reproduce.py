@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from mbrl.cli import parsing, tables, yaml_file
+from mbrl.cli import fields, parsing, tables, yaml_file
 from mbrl.cli.compare import check_page, interval
 from mbrl.core.errors import UserError
 
@@ -84,7 +84,7 @@ def _jobs(arguments: ReproduceArguments, suite: Suite) -> list[Job]:
     from mbrl.cli import suites
     from mbrl.runner import reproduce
 
-    budget = suites.count(arguments.budget) if arguments.budget else None
+    budget = fields.count(arguments.budget) if arguments.budget else None
     if arguments.budget and (budget is None or budget < 1):
         given = parsing.short(arguments.budget)
         raise UserError(f"--budget is {given}, but must be env steps, such as 100k, 1e5 or 100000")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mbrl.cli import config as reader
-from mbrl.cli import experiments, parsing, yaml_file
+from mbrl.cli import experiments, fields, yaml_file
 from mbrl.core.errors import UserError, unknown
 from mbrl.runner.config import Config
 from mbrl.runner.suite import Reference, Suite, Task
@@ -34,63 +33,63 @@ def read(given: str) -> Suite:
         raise unknown("suite", given, known)
     path = known.get(given) or Path(given)
     tree = yaml_file.read_tree(path, KIND)
-    _check_keys(str(path), tree, ("name", "about", "unavailable", "tasks", *_SHARED))
-    name = _text(f"{path}: name", tree.get("name"))
+    fields.check_keys(str(path), tree, ("name", "about", "unavailable", "tasks", *_SHARED))
+    name = fields.text(f"{path}: name", tree.get("name"))
     if name != path.stem:
         raise UserError(f"{path}: name is {name!r}, but a suite is called as its file: {path.stem!r}")
-    tasks = _mapping(f"{path}: tasks", tree.get("tasks"))
-    about = _text(f"{path}: about", tree.get("about"))
-    unavailable = _text(f"{path}: unavailable", tree["unavailable"]) if "unavailable" in tree else ""
+    tasks = fields.mapping(f"{path}: tasks", tree.get("tasks"))
+    about = fields.text(f"{path}: about", tree.get("about"))
+    unavailable = fields.text(f"{path}: unavailable", tree["unavailable"]) if "unavailable" in tree else ""
     shared = {key: tree[key] for key in _SHARED if key in tree}
     return Suite(name, about, unavailable, tuple(_task(path, str(key), value, shared) for key, value in tasks.items()))
 
 
 def _task(path: Path, name: str, given: Any, shared: Mapping[str, Any]) -> Task:
     place = f"{path}: tasks.{name}"
-    own = _mapping(place, given)
-    _check_keys(place, own, ("env", "references", "bar", *_SHARED))
+    own = fields.mapping(place, given)
+    fields.check_keys(place, own, ("env", "references", "bar", *_SHARED))
     tree = {"action_repeat": 1, "seeds": 1, **shared, **own}
     references = tree.get("references") or []
     if not isinstance(references, list):
         raise UserError(f"{place}.references is no list; it holds lines such as '- {{agent: ..., score: ..., ...}}'")
     agents = {
         str(label): _agent(f"{place}.agents.{label}", setup)
-        for label, setup in _mapping(f"{place}.agents", tree.get("agents")).items()
+        for label, setup in fields.mapping(f"{place}.agents", tree.get("agents")).items()
     }
     return Task(
         name=name,
-        env=_text(f"{place}.env", tree.get("env")),
-        action_repeat=_whole(f"{place}.action_repeat", tree["action_repeat"]),
-        steps=_whole(f"{place}.steps", tree.get("steps")),
-        seeds=_whole(f"{place}.seeds", tree["seeds"]),
+        env=fields.text(f"{place}.env", tree.get("env")),
+        action_repeat=fields.whole(f"{place}.action_repeat", tree["action_repeat"]),
+        steps=fields.whole(f"{place}.steps", tree.get("steps")),
+        seeds=fields.whole(f"{place}.seeds", tree["seeds"]),
         agents=agents,
         references=tuple(_reference(f"{place}.references[{i}]", one) for i, one in enumerate(references)),
-        bar=_number(f"{place}.bar", tree["bar"]) if "bar" in tree else None,
+        bar=fields.number(f"{place}.bar", tree["bar"]) if "bar" in tree else None,
     )
 
 
 def _agent(place: str, given: Any) -> Mapping[str, Any]:
-    setup = _mapping(place, given)
-    _check_keys(place, setup, ("experiment", "settings"))
+    setup = fields.mapping(place, given)
+    fields.check_keys(place, setup, ("experiment", "settings"))
     if "experiment" in setup:
-        _text(f"{place}.experiment", setup["experiment"])
+        fields.text(f"{place}.experiment", setup["experiment"])
     if "settings" in setup:
-        _mapping(f"{place}.settings", setup["settings"])
+        fields.mapping(f"{place}.settings", setup["settings"])
     return setup
 
 
 def _reference(place: str, given: Any) -> Reference:
-    tree = _mapping(place, given)
-    _check_keys(place, tree, ("agent", "score", "at", "source", "kind"))
+    tree = fields.mapping(place, given)
+    fields.check_keys(place, tree, ("agent", "score", "at", "source", "kind"))
     if not tree.get("source"):
         raise UserError(f"{place} has no source; say where the score stands: a paper, or owner/repo: file")
     at = tree.get("at")
     return Reference(
-        agent=_text(f"{place}.agent", tree.get("agent")),
-        score=_number(f"{place}.score", tree.get("score")),
-        at=None if at == "any" else _whole(f"{place}.at", at, " env steps, or any where it holds at all of them"),
-        source=_text(f"{place}.source", tree["source"]),
-        kind=_text(f"{place}.kind", tree["kind"]) if "kind" in tree else "",
+        agent=fields.text(f"{place}.agent", tree.get("agent")),
+        score=fields.number(f"{place}.score", tree.get("score")),
+        at=None if at == "any" else fields.whole(f"{place}.at", at, " env steps, or any where it holds at all of them"),
+        source=fields.text(f"{place}.source", tree["source"]),
+        kind=fields.text(f"{place}.kind", tree["kind"]) if "kind" in tree else "",
     )
 
 
@@ -152,52 +151,3 @@ def _check_choice(thing: str, given: Iterable[str], there: Collection[str], suit
     for name in given:
         if name not in there:
             raise unknown(f"{thing} of suite {suite.name!r}:", name, dict.fromkeys(there))
-
-
-def _check_keys(place: str, tree: Mapping[Any, Any], known: Collection[str]) -> None:
-    for key in tree:
-        if key not in known:
-            raise UserError(f"{place}: {unknown('key', str(key), known)}")
-
-
-def _mapping(place: str, value: Any) -> Mapping[Any, Any]:
-    if not isinstance(value, dict) or not value:
-        raise UserError(f"{place} {_given(value)}, but must be a mapping that holds something")
-    return value
-
-
-def _text(place: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{place} {_given(value)}, but must be text")
-    return " ".join(value.split())
-
-
-def _whole(place: str, value: Any, more: str = "") -> int:
-    number = count(value) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise UserError(f"{place} {_given(value)}, but must be a whole number of at least 1{more}")
-    return number
-
-
-def _number(place: str, value: Any) -> float:
-    try:
-        if isinstance(value, bool | dict | list | None) or not math.isfinite(number := float(value)):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{place} {_given(value)}, but must be a number") from None
-    return number
-
-
-def _given(value: Any) -> str:
-    return "is missing" if value is None else f"is {parsing.short(str(value))}"
-
-
-def count(word: str) -> int | None:
-    """Return a whole number written as `100000`, `1e5`, `100k` or `0.1M`; None where it is none."""
-    plain = word.strip().lower().replace("_", "").replace(",", "")
-    factor = {"k": 1_000, "m": 1_000_000}.get(plain[-1:], 1)
-    try:
-        number = float(plain[:-1] if factor > 1 else plain) * factor
-    except ValueError:
-        return None
-    return int(number) if math.isfinite(number) and number == int(number) else None

@@ -33,7 +33,7 @@ from mbrl.runner.files import sync, write_atomic
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"\d{12}")
 _META = "meta.json"
-_CONFIG = "config.yaml"
+CONFIG = "config.yaml"
 _STATE = "state"
 _SETTLE = 0.2  # seconds in which writes that were under way when another failed come to their end
 
@@ -74,7 +74,7 @@ class Checkpoints:
             self._sweep()
             part.mkdir()
             _orbax(lambda orbax: orbax.save((part / _STATE).absolute(), host.arrays))
-            write_atomic(part / _CONFIG, config)
+            write_atomic(part / CONFIG, config)
             write_atomic(part / _META, _meta_text(step, metric, host.specs))
             manifest.write(part)
             self._verify(part, host)
@@ -120,11 +120,14 @@ class Checkpoints:
             UserError: another structure, shape or dtype, naming the leaf, what was found and what is expected.
         """
         leaves.check(template, saved.specs)
+        return leaves.from_host(template, leaves.HostTree(self.arrays(saved), saved.specs))
+
+    def arrays(self, saved: Saved) -> dict[str, np.ndarray]:
+        """Return a save's arrays by name, as they were written; raises UserError where Orbax cannot read them."""
         try:
-            arrays = _read(saved.path, saved.specs)
+            return _read(saved.path, saved.specs)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"checkpoint {saved.path} cannot be read by this Orbax: {error}") from error
-        return leaves.from_host(template, leaves.HostTree(arrays, saved.specs))
 
     def set_aside_after(self, step: int) -> None:
         """Rename saves newer than ``step`` (damaged ones that a resume passed over), so that they no longer count."""
@@ -203,10 +206,10 @@ def _open(path: Path) -> Saved | str:
     try:
         meta = json.loads((path / _META).read_text(encoding="utf-8"))
         specs = {name: leaves.LeafSpec(d, tuple(shape), impl) for name, (d, shape, impl) in meta["leaves"].items()}
-        config = (path / _CONFIG).read_text(encoding="utf-8")
+        config = (path / CONFIG).read_text(encoding="utf-8")
         return Saved(path, int(meta["step"]), meta["metric"], config, specs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{_META} or {_CONFIG} cannot be read"
+        return f"{_META} or {CONFIG} cannot be read"
 
 
 def _metric(path: Path) -> float | None:

@@ -4,6 +4,9 @@ That thread dies with the first write that the disk refuses; nobody empties its 
 to put one more number into it.
 """
 
+# Protocol buffers' modules make their classes when they are imported.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import contextlib

@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +80,7 @@ def create(config: Config[Any]) -> Iterator[RunDir]:
     path = Path(config.run_dir) if config.run_dir else default_path(config, datetime.now())
     _refuse_content(path)
     made = _make(path)
-    with _hold(path):
+    with hold(path):
         _refuse_content(path)  # another process may have been quicker
         with _begin(RunDir(path), config, made=made) as run:
             yield run
@@ -106,11 +106,11 @@ def take(config: Config[Any], anew: Callable[[], bool] = lambda: False) -> Itera
     if (is_other or path.is_file()) and not run.config.is_file():
         raise UserError(f"{path} is in the way of a run, but is none: it holds no config.yaml; remove it")
     made = _make(path)
-    with _hold(path):
+    with hold(path):
         if saved(run) and not anew():
             yield run
             return
-        _clear(path, whole=False, keep=_LOCK)
+        _clear(path, whole=False, keep=(_LOCK,))
         with _begin(run, config, made=made):
             yield run
 
@@ -143,10 +143,10 @@ def _begin(run: RunDir, config: Config[Any], *, made: bool) -> Iterator[RunDir]:
         raise
 
 
-def _clear(path: Path, *, whole: bool, keep: str = "") -> None:
-    """Remove what a run has left in its folder but one file, and the folder too where it was made for the run."""
+def _clear(path: Path, *, whole: bool, keep: Sequence[str] = ()) -> None:
+    """Remove what a run has left in its folder but some files, and the folder too where it was made for the run."""
     for entry in path.iterdir():
-        if entry.name == keep:
+        if entry.name in keep:
             continue
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
@@ -158,13 +158,15 @@ def _clear(path: Path, *, whole: bool, keep: str = "") -> None:
 
 @contextlib.contextmanager
 def reopen(path: Path) -> Iterator[RunDir]:
-    """Hold the folder of a run that is to go on.
+    """Hold the folder of a run that is to go on; what one killed before its first save left is cleared away.
 
     Raises:
         UserError: it is not a run's folder, or another process holds it.
     """
-    run = existing(path)
-    with _hold(run.path):
+    run = begun(path)
+    with hold(run.path):
+        if not saved(run):
+            _clear(path, whole=False, keep=(_LOCK, run.config.name))
         yield run
 
 
@@ -208,7 +210,7 @@ def _refuse_content(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _hold(path: Path) -> Iterator[None]:
+def hold(path: Path) -> Iterator[None]:
     """Keep every other process out of the folder; the lock ends with the process, however it ends."""
     descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:

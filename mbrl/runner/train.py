@@ -72,7 +72,8 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
     Args:
         config: the experiment.
         resume: the folder of a stopped run to go on with; its config may differ in steps, max_faults, devices,
-            evaluation and checkpoint only. None starts a new run in ``config.run_dir``.
+            evaluation and checkpoint only. One of which nothing was saved yet begins anew. None starts a new run in
+            ``config.run_dir``.
         reporter: hears of the progress; None is silence.
 
     Raises:
@@ -86,7 +87,11 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
     opened = rundir.create(config) if resume is None else rundir.reopen(Path(resume))
     with opened as folder, reporter or Silent() as told:
         told.note(line)
-        return run(program, evaluate, config, folder, told, resume=resume is not None)
+        going_on = rundir.saved(folder)
+        if resume is not None and not going_on:
+            told.note(f"nothing of {resume} was saved yet: it begins anew")
+            write_atomic(folder.config, to_yaml(config))
+        return run(program, evaluate, config, folder, told, resume=going_on)
 
 
 def prepare(config: Config[Any]) -> tuple[Program | GuestProgram, Evaluate, str]:

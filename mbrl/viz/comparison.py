@@ -40,7 +40,7 @@ def learning_curves(
     figure, axes = figures.panels(rows, columns, (width, (3.2 if columns == 1 else 2.7) * rows + height))
     for ax, (task, curves) in zip(axes.flat, tasks.items(), strict=False):
         for agent, band in curves.items():
-            look = _look(agents.index(agent))
+            look = style(agents.index(agent))
             for steps, returns in each.get(task, {}).get(agent, ()):
                 ax.plot(steps, returns, color=look["color"], linewidth=0.7, alpha=0.3)
             _band(ax, band, agent, look, marker="o" if np.size(band[0]) < 2 else None)
@@ -69,7 +69,7 @@ def profiles(taus: ArrayLike, shares: Mapping[str, Band], agents: Sequence[str])
     figure, axes = figures.panels(1, 1, (7.2, 3.4 + _legend_height(agents, 1)))
     ax = axes[0, 0]
     for agent, band in shares.items():
-        _band(ax, band, agent, _look(agents.index(agent)), drawstyle="steps-post")
+        _band(ax, band, agent, style(agents.index(agent)), drawstyle="steps-post")
     ax.set(xlabel="normalised score τ", ylabel="share of runs above τ", ylim=(-0.02, 1.02))
     room = 0.01 * np.ptp(taus)
     ax.set_xlim(np.min(taus) - room, np.max(taus) + room)
@@ -101,7 +101,7 @@ def improvements(pairs: Sequence[tuple[str, str, float, tuple[float, float] | No
     return figures.png(figure)
 
 
-def _look(number: int) -> dict[str, Any]:
+def style(number: int) -> dict[str, Any]:
     """Return colour and line of the agent at ``number``; colours come round again with another line."""
     return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _STYLES[number // len(_COLOURS) % len(_STYLES)]}
 

@@ -16,7 +16,7 @@ from mbrl.runner.config import Config, to_dict, to_yaml
 
 KNOWN = parsing.leaves(reader.config_type("dreamer"))
 FOLDER = Path(__file__).parents[2] / "experiments"
-EXPERIMENTS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent != FOLDER / "suites")
+EXPERIMENTS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name not in {"suites", "sweeps"})
 
 
 def value_at(config, key):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl.cli import experiments, suites
+from mbrl.cli import experiments, fields, suites
 from mbrl.core.errors import UserError
 from mbrl.envs import make, probes
 from mbrl.envs.config import EnvConfig
@@ -138,4 +138,4 @@ def test_unknown_names():
      ("many", None), ("", None), ("k", None), ("inf", None), ("1e400k", None)],
 )
 def test_counts(word, number):
-    assert suites.count(word) == number
+    assert fields.count(word) == number

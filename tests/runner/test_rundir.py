@@ -99,9 +99,17 @@ def test_only_a_run_goes_on(tmp_path):
         pass
     with pytest.raises(UserError, match=r"holds no config\.yaml"), rundir.reopen(tmp_path / "alph"):
         pass
-    (tmp_path / "alph" / "config.yaml").write_text("")
-    with pytest.raises(UserError, match="holds no checkpoints"), rundir.reopen(tmp_path / "alph"):
-        pass
+
+
+def test_what_was_killed_before_its_first_save_is_cleared_away(tmp_path):
+    for name in ("config.yaml", "metrics.jsonl", "checkpoints/.part-000000000008", "tensorboard/events.1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("kept")
+    with rundir.reopen(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.yaml"]
+    (tmp_path / "checkpoints" / "000000000008").mkdir(parents=True)
+    with rundir.reopen(tmp_path):
+        assert (tmp_path / "checkpoints").is_dir()
 
 
 def test_atomic_write_leaves_the_old_content_on_failure(tmp_path, monkeypatch):

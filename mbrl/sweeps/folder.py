@@ -1,0 +1,50 @@
+"""A sweep's folder: what is searched stands in it, and one process writes there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mbrl.core.errors import UserError
+from mbrl.runner.files import write_atomic
+from mbrl.runner.rundir import hold as hold_folder
+from mbrl.sweeps.spec import Sweep
+
+_SPEC = "sweep.json"
+# What may differ when a sweep goes on.
+_FREE = ("trials", "parallel", "about", "slurm")
+
+
+@contextlib.contextmanager
+def hold(folder: Path, sweep: Sweep, backend: str) -> Iterator[None]:
+    """Make the folder of a sweep, or take it up where it is one of the same sweep, and keep every other process out.
+
+    Raises:
+        UserError: another process holds it, it is a folder of something else, or of another search.
+    """
+    spec = folder / _SPEC
+    if folder.is_file() or (folder.is_dir() and not spec.is_file() and any(folder.iterdir())):
+        raise UserError(f"{folder} is in the way of the sweep, but is none: choose another --root")
+    folder.mkdir(parents=True, exist_ok=True)
+    now = json.loads(json.dumps({"backend": backend} | sweep._asdict()))
+    with hold_folder(folder):
+        if spec.is_file():
+            _check_same(spec, now)
+        write_atomic(spec, json.dumps(now, indent=1))
+        yield
+
+
+def _check_same(spec: Path, now: dict[str, Any]) -> None:
+    try:
+        was = json.loads(spec.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{spec} cannot be read; choose another --root") from error
+    for key in (key for key in now if key not in _FREE):
+        if not isinstance(was, dict) or was.get(key) != now[key]:
+            raise UserError(
+                f"{spec.parent} holds a sweep with another {key}; a sweep goes on as it was begun, but for "
+                f"{', '.join(_FREE)}: choose another --root"
+            )

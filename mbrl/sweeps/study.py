@@ -1,0 +1,191 @@
+"""A search by Optuna, whose trials are processes here or jobs of SLURM; its journal makes it resumable."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mbrl.core.errors import UserError
+from mbrl.sweeps import trial as trials
+from mbrl.sweeps.spec import Outcome, Params, State, Sweep, words
+from mbrl.sweeps.trial import Job, Launcher
+
+_POLL = 1.0  # seconds between two looks at the running trials
+_FOLDER = "folder"  # a trial's attribute: the name of its run's folder
+
+
+class _Running(NamedTuple):
+    """A trial that runs."""
+
+    trial: Any  # Optuna's
+    job: Job
+    run: Path
+    log: Path
+
+
+def search(
+    sweep: Sweep, folder: Path, launcher: Launcher, show: Callable[[list[Outcome]], None], stopping: Sequence[int]
+) -> list[Outcome]:
+    """Run the sweep's trials, some side by side, and return what became of them.
+
+    Args:
+        sweep: what to search; goes on where ``folder`` holds a part of it.
+        folder: of the sweep, which exists.
+        launcher: starts trials.
+        show: hears of all trials whenever something may have changed.
+        stopping: the search saves and ends as soon as this holds anything, e.g. a signal.
+
+    Raises:
+        UserError: Optuna is not installed, or has no such search.
+    """
+    study = _study(sweep, folder)
+    _take_up(study)
+    running: list[_Running] = []
+    try:
+        while not stopping:
+            running = _advance(sweep, study, running)
+            begun = [one for one in _counted(study) if one.state.name != "WAITING"]
+            for _ in range(min(sweep.parallel - len(running), sweep.trials - len(begun))):
+                running.append(_begin(sweep, study, folder, launcher))
+            show(outcomes(sweep, study, folder))
+            if not running:
+                break
+            time.sleep(_POLL)
+    finally:
+        for one in running:
+            one.job.stop()
+        while any(one.job.poll() is None for one in running):
+            time.sleep(_POLL)
+    return outcomes(sweep, study, folder)
+
+
+def outcomes(sweep: Sweep, study: Any, folder: Path) -> list[Outcome]:
+    """Return what is known of every trial."""
+    return [_outcome(sweep, one, folder / "trials") for one in _counted(study)]
+
+
+def _outcome(sweep: Sweep, trial: Any, root: Path) -> Outcome:
+    states: dict[str, State] = {"COMPLETE": "done", "PRUNED": "stopped", "FAIL": "failed", "RUNNING": "running"}
+    run = root / trial.user_attrs.get(_FOLDER, f"{trial.number:04d}")
+    latest = trials.readings(run, sweep.metric)[-1:]
+    score, steps = (latest[0].value, latest[0].steps) if latest else (None, 0)
+    params = trial.params or trial.system_attrs.get("fixed_params", {})
+    state = states.get(trial.state.name, "waiting")
+    return Outcome(trial.number, dict(params), run, state, score, steps, trial.user_attrs.get("trouble", ""))
+
+
+def _study(sweep: Sweep, folder: Path) -> Any:
+    """Open or begin the study in a folder."""
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise UserError("a sweep needs Optuna: pip install 'mbrl[sweep]'") from error
+    if sweep.scheduler == "pbt":
+        raise UserError("population-based training needs --backend ray; Optuna, which local and slurm use, has none")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    samplers = {
+        "tpe": lambda: optuna.samplers.TPESampler(seed=sweep.seed),
+        "random": lambda: optuna.samplers.RandomSampler(seed=sweep.seed),
+        # All there is was put in the queue, from which nothing is drawn.
+        "grid": lambda: optuna.samplers.RandomSampler(seed=sweep.seed),
+    }
+    pruners = {
+        "none": optuna.pruners.NopPruner,
+        "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(sweep.grace, sweep.reduction),
+    }
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.jsonl")))
+    study = optuna.create_study(
+        storage=storage, sampler=samplers[sweep.sampler](), pruner=pruners[sweep.scheduler](), study_name=sweep.name,
+        direction="maximize" if sweep.mode == "max" else "minimize", load_if_exists=True,
+    )
+    if sweep.sampler == "grid" and not study.get_trials(deepcopy=False):
+        for params in grid(sweep):
+            study.enqueue_trial(dict(params))
+    return study
+
+
+def grid(sweep: Sweep) -> list[Params]:
+    """Return every combination of the choices."""
+    names = list(sweep.space)
+    return [
+        dict(zip(names, values, strict=True))
+        for values in itertools.product(*(sweep.space[name].values for name in names))
+    ]
+
+
+def _take_up(study: Any) -> None:
+    """Queue anew what ran when the search was cut off, each in its own folder: its run goes on from its last save."""
+    from optuna.trial import TrialState
+
+    for cut in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        study.tell(cut.number, state=TrialState.FAIL)
+        attributes = {_FOLDER: cut.user_attrs[_FOLDER]} if _FOLDER in cut.user_attrs else {}
+        study.enqueue_trial(cut.params, user_attrs=attributes)
+
+
+def _counted(study: Any) -> list[Any]:
+    """Return the trials without those that were cut off: another one goes on with their runs, or there was no run."""
+    found = study.get_trials(deepcopy=False)
+    last = {one.user_attrs.get(_FOLDER): one.number for one in found}
+    waits = {one.number for one in found if one.state.name == "WAITING"}
+    return [one for one in found if one.number in waits or last[one.user_attrs.get(_FOLDER)] == one.number]
+
+
+def _begin(sweep: Sweep, study: Any, folder: Path, launcher: Launcher) -> _Running:
+    """Ask for the next trial and start it."""
+    trial = study.ask()
+    params = {name: _suggest(trial, name, sweep) for name in sweep.space}
+    name = trial.user_attrs.get(_FOLDER, f"{trial.number:04d}")
+    trial.set_user_attr(_FOLDER, name)
+    run, log = folder / "trials" / name, folder / "logs" / f"{name}.log"
+    run.parent.mkdir(exist_ok=True)
+    job = launcher.launch(trials.command(run, sweep.experiment, words(sweep, params)), log)
+    return _Running(trial, job, run, log)
+
+
+def _suggest(trial: Any, name: str, sweep: Sweep) -> Any:
+    """Ask Optuna for one setting's value."""
+    kind, values = sweep.space[name]
+    if kind == "choice":
+        return trial.suggest_categorical(name, values)
+    low, high = values
+    if kind == "int":
+        return trial.suggest_int(name, low, high)
+    return trial.suggest_float(name, low, high, log=kind == "log_uniform")
+
+
+def _advance(sweep: Sweep, study: Any, running: list[_Running]) -> list[_Running]:
+    """Tell Optuna what the trials have logged, end those it gives up, and return the ones that go on."""
+    from optuna.trial import TrialState
+
+    left = []
+    for one in running:
+        code = one.job.poll()  # before the metrics are read: what a finished process logged is all there
+        known = study.get_trials(deepcopy=False)[one.trial.number].intermediate_values
+        fresh = trials.readings(one.run, sweep.metric, max(known, default=-1))
+        for reading in fresh:
+            one.trial.report(reading.value, reading.steps)
+        every = trials.readings(one.run, sweep.metric)
+        if code is None and fresh and one.trial.should_prune():
+            one.job.stop()
+            _wait(one.job)
+            study.tell(one.trial, state=TrialState.PRUNED)
+        elif code is None:
+            left.append(one)
+        # A run that was finished before the search was cut off is refused by `mbrl train`, and is whole.
+        elif every and (code == 0 or every[-1].steps >= sweep.steps):
+            study.tell(one.trial, every[-1].value)
+        else:
+            said = trials.trouble(one.log) if code else f"it logged no {sweep.metric}"
+            one.trial.set_user_attr("trouble", f"exit code {code}: {said}")
+            study.tell(one.trial, state=TrialState.FAIL)
+    return left
+
+
+def _wait(job: Job) -> None:
+    while job.poll() is None:
+        time.sleep(_POLL)
