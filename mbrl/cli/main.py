@@ -34,6 +34,10 @@ COMMANDS = {
                        "compare the scores of any set of runs"),
     "reproduce": Command("mbrl.cli.reproduce", "reproduce SUITE [--task T ...] [--seeds N] [--budget 100k]",
                          "run what is missing of a suite, beside published scores"),
+    "export": Command("mbrl.cli.export", "export RUN_DIR [--to policy.bin | torch] [--batch N | symbolic]",
+                      "write the policy as a file that runs without mbrl"),
+    "serve": Command("mbrl.cli.serve", "serve RUN_DIR [--port P] [--host H --token_file F]", "answer act requests over HTTP"),
+    "doctor": Command("mbrl.cli.doctor", "doctor [--json]", "say what this machine has, and what would go wrong"),
     "bench": Command("mbrl.cli.bench", "bench [PIECE] [--size S] [--json]", "time the pieces of a training run"),
     "list": Command("mbrl.cli.listing", "list {envs, agents, experiments, suites, planners}", "list what there is"),
 }
