@@ -9,13 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dm_env import specs
 from jax import export
 from jaxtyping import Array, UInt32
 
 from mbrl.core.errors import UserError, unknown
-from mbrl.core.types import Spec, is_image
-from mbrl.deploy import artifact, program
+from mbrl.deploy import artifact, describe, program
 from mbrl.deploy.policy import Named, Policy, Seen, carry_like, seen_like, shapes
 from mbrl.version import __version__
 
@@ -115,7 +113,7 @@ def _about(policy: Policy, rows: int | str, lowered: export.Exported) -> dict[st
         "inputs": {
             "parameters": "the arrays listed under `parameters`, under their names",
             "carry": carry,
-            "observation": _spec_tree(policy.observation_spec, size),
+            "observation": describe.observation(policy.observation_spec, [size]),
             "reward": number | {"meaning": f"the environment's, summed over the {repeat} env steps of the last action;"
                                            " 0 where first"},
             "discount": number | {"meaning": "0 where the episode has terminated, else 1", "minimum": 0, "maximum": 1},
@@ -125,37 +123,10 @@ def _about(policy: Policy, rows: int | str, lowered: export.Exported) -> dict[st
                                                                  " jax.random.key(s)"},
         },
         "outputs": {
-            "action": _spec(policy.action_spec, size) | {"meaning": _meaning(policy.action_spec)},
+            "action": describe.action(policy.action_spec, [size]),
             "carry": "as the input's; for the next call",
         },
         "made_with": {"mbrl": __version__, "jax": jax.__version__,
                       "calling_convention": lowered.calling_convention_version},
         "how_to_run": list(_HOW),
     }
-
-
-def _meaning(spec: specs.Array) -> str:
-    if isinstance(spec, specs.DiscreteArray):
-        return f"which of {spec.num_values} choices, counted from 0"
-    return "in the environment's own units, within these bounds"
-
-
-def _spec_tree(spec: Spec, rows: int | str) -> dict[str, Any]:
-    """Return a spec for JSON; a dict of observations has its names under `entries`."""
-    if isinstance(spec, dict):
-        return {"entries": {name: _spec(leaf, rows) for name, leaf in sorted(spec.items())}}
-    return _spec(spec, rows)
-
-
-def _spec(spec: Any, rows: int | str) -> dict[str, Any]:
-    dtype = "int32" if isinstance(spec, specs.DiscreteArray) else np.dtype(spec.dtype).name
-    if not isinstance(spec, specs.DiscreteArray) and np.dtype(spec.dtype).kind == "f":
-        dtype = "float32"  # whatever the environment computes in
-    told: dict[str, Any] = {"shape": [rows, *spec.shape], "dtype": dtype}
-    if is_image(spec):
-        told["meaning"] = "height, width, colours"
-    if isinstance(spec, specs.DiscreteArray):
-        told |= {"minimum": 0, "maximum": int(spec.num_values) - 1}
-    elif isinstance(spec, specs.BoundedArray) and np.isfinite([spec.minimum.min(), spec.maximum.max()]).all():
-        told |= {"minimum": np.asarray(spec.minimum).tolist(), "maximum": np.asarray(spec.maximum).tolist()}
-    return told
