@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from dm_env import specs
 from jax import export
 from jaxtyping import Array, Bool, Float, PyTree
@@ -77,29 +78,42 @@ def make_policy(run: Loaded, planner: Any = None, mode: Mode = "eval", member: i
         raise UserError(f"--member is {member}, but the run has {run.config.seeds} seeds, counted from 0")
     agent: Player = run.program.agent if planner is None else with_planner(run.program.agent, planner)
     state = run.state if not isinstance(run.state, TrainState) else seeds.pick(run.config, run.state, member)
-    env = make_vector(run.config.env, 1)
-    action_spec, repeat = own_action(run.config.env), run.config.env.action_repeat
-    step, structure = _step(agent, state.agent, action_spec, mode), jax.eval_shape(lambda: agent.initial(1))
-    names = _names(structure)
-    initial = lambda rows: dict(zip(names, jax.tree.leaves(agent.initial(rows)), strict=True))
+    env, repeat = make_vector(run.config.env, 1), run.config.env.action_repeat
     seconds = pictures.seconds(pictures.innermost(env))
+    task = {
+        "environment": run.config.env.name,
+        "action_repeat": repeat,
+        "seconds_of_a_step": None if seconds is None else seconds * repeat,
+    }
+    maker = {
+        "agent": run.config.agent.name,
+        "planner": None if planner is None else planner.name,
+        "mode": mode,
+        "env_steps": int(np.max(run.state.step)),
+    }
+    policy = from_agent(agent, state.agent, env.observation_spec, own_action(run.config.env), mode)
+    return policy._replace(task=task, maker=maker)
+
+
+def from_agent(agent: Player, state: Any, observation_spec: Spec, action_spec: specs.Array, mode: Mode = "eval") -> Policy:
+    """Return the policy of an agent in a state, without a task and a maker.
+
+    Args:
+        agent: filters and chooses.
+        state: an ``AgentState``.
+        observation_spec: of one environment.
+        action_spec: of one environment, in its own units.
+        mode: see ``Agent``.
+    """
+    names = _names(jax.eval_shape(lambda: agent.initial(1)))
     policy = Policy(
-        step=step,
-        parameters=dict(zip(_names(state.agent), jax.tree.leaves(state.agent), strict=True)),
-        initial=initial,
-        observation_spec=env.observation_spec,
+        step=_step(agent, state, action_spec, mode),
+        parameters=dict(zip(_names(state), jax.tree.leaves(state), strict=True)),
+        initial=lambda rows: dict(zip(names, jax.tree.leaves(agent.initial(rows)), strict=True)),
+        observation_spec=observation_spec,
         action_spec=action_spec,
-        task={
-            "environment": run.config.env.name,
-            "action_repeat": repeat,
-            "seconds_of_a_step": None if seconds is None else seconds * repeat,
-        },
-        maker={
-            "agent": run.config.agent.name,
-            "planner": None if planner is None else planner.name,
-            "mode": mode,
-            "env_steps": int(getattr(run.state, "step", 0)),
-        },
+        task={},
+        maker={},
     )
     return policy._replace(parameters=_needed(policy))
 

@@ -8,6 +8,7 @@ import ipaddress
 import resource
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,28 +117,55 @@ def serve(policy: Policy, settings: Settings, held: socket.socket, tell: Callabl
         held: from ``bound``.
         tell: is told the address as soon as requests are answered.
     """
+    server, where = _make(policy, settings, held)
+    return asyncio.run(server.until_signal(held, lambda: tell(where)))
+
+
+@contextlib.contextmanager
+def background(policy: Policy, settings: Settings) -> Iterator[str]:
+    """Serve in a thread while the context lasts, and yield the address.
+
+    Raises:
+        UserError: as ``bound``.
+    """
+    with bound(settings) as held:
+        server, where = _make(policy, settings, held)
+        ready = threading.Event()
+        thread = threading.Thread(target=lambda: asyncio.run(server.until_signal(held, ready.set)), name="mbrl-serve")
+        thread.start()
+        try:
+            ready.wait()
+            yield where
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _make(policy: Policy, settings: Settings, held: socket.socket) -> tuple[_Server, str]:
+    """Compile, and return what serves and its address."""
     _allow_files(settings.max_sessions)
     engine = Engine(policy, settings.max_sessions, min(settings.batch, settings.max_sessions))
     sessions = Sessions(settings.max_sessions, settings.idle)
     app: Any = make_app(policy, engine, sessions, settings.token, local=is_loopback(settings.host))
-    host, port = held.getsockname()[:2]
     # h11 bounds what a client may send before its body; connections are bounded here.
     config = uvicorn.Config(app, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
                             limit_concurrency=2 * settings.max_sessions + 128, timeout_keep_alive=75,
                             timeout_graceful_shutdown=_GRACE, lifespan="on")
-    server = _Server(config, lambda: tell(f"http://{f'[{host}]' if ':' in host else host}:{port}"))
-    return asyncio.run(server.until_signal(held))
+    host, port = held.getsockname()[:2]
+    return _Server(config), f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class _Server(uvicorn.Server):
     """uvicorn's, which says when it is ready and ends at a signal without dying of it."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._ready, self._signals = ready, []
+        self._ready: Callable[[], None] = lambda: None
+        self._signals: list[int] = []
 
-    async def until_signal(self, held: socket.socket) -> int:
-        """Serve, and return the signal that ended it."""
+    async def until_signal(self, held: socket.socket, ready: Callable[[], None]) -> int:
+        """Serve, and return the signal that ended it, or 0."""
+        self._ready = ready
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(RuntimeError, ValueError):  # in another thread signals are not ours
