@@ -38,7 +38,10 @@ async def run(load: Load) -> dict[str, Any]:
     due, or as soon as the one before was answered.
     """
     host, port = urlsplit(load.url).hostname or "127.0.0.1", urlsplit(load.url).port or 80
-    _, spec = await _ask(*await asyncio.open_connection(host, port), host, "GET", "/spec", b"")
+    reader, writer = await asyncio.open_connection(host, port)
+    _, spec = await _ask(reader, writer, host, "GET", "/spec", b"")
+    writer.close()
+    await writer.wait_closed()
     bodies = [json.dumps({"observation": _observation(spec["observation"], number)}).encode() for number in range(16)]
     clients = [await _Client.begin(host, port, bodies) for _ in range(load.sessions)]
     tally = Tally([], [])
@@ -82,6 +85,7 @@ class _Client:
     async def end(self) -> None:
         await _ask(*self._streams, self._host, "DELETE", self._path, b"")
         self._streams[1].close()
+        await self._streams[1].wait_closed()
 
 
 async def _ask(reader: Any, writer: Any, host: str, method: str, path: str, body: bytes) -> tuple[int, Any]:

