@@ -1,4 +1,4 @@
-"""Loads `mbrl serve RUN_DIR` with many sessions for a long time; says whether its memory and its latency stay as they are.
+"""Loads `mbrl serve RUN_DIR` with many sessions for a long time, and says whether its memory stays as it is.
 
     python scripts/soak_serve.py RUN_DIR --sessions 1000 --minutes 10 --rate 0.5
 
@@ -13,6 +13,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def resident(pid: int) -> float:
@@ -50,20 +56,20 @@ def main() -> int:
     server, url = start(told.run_dir, told.sessions)
     rows, memory = [], []
     try:
-        print(f"{url}: {told.sessions} sessions, {told.minutes:g} minutes; {resident(server.pid):.1f} MiB before")
+        say(f"{url}: {told.sessions} sessions, {told.minutes:g} minutes; {resident(server.pid):.1f} MiB before")
         for part in range(10):
             # Each part has sessions of its own: beginning and ending them is part of the load.
             row = load(url, told.sessions, told.minutes * 6, told.rate)
             memory.append(resident(server.pid))
             rows.append(row)
-            print(f"{part + 1:2d}/10 {memory[-1]:8.1f} MiB  {json.dumps(row)}", flush=True)
+            say(f"{part + 1:2d}/10 {memory[-1]:8.1f} MiB  {json.dumps(row)}")
     finally:
         server.send_signal(signal.SIGTERM)
         code = server.wait(timeout=60)
     growth = memory[-1] / memory[1] - 1
     refused = sum(row["refused"] for row in rows)
     p99 = [row["p99_ms"] for row in rows]
-    print(json.dumps({
+    say(json.dumps({
         "acts": sum(row["acts"] for row in rows), "refused": refused, "memory_mib": round(memory[-1], 1),
         "memory_growth": round(growth, 4), "p99_ms_first": p99[1], "p99_ms_last": p99[-1], "server_exit": code,
         "cores": len(os.sched_getaffinity(0)),

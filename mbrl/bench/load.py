@@ -1,4 +1,4 @@
-"""Sessions that act at a server over and over, as `python -m mbrl.bench.load URL ...`: a process apart from the server's.
+"""Sessions that act at a server over and over: `python -m mbrl.bench.load URL ...`, a process apart from the server's.
 
 Standard library alone, so that what is measured is the server and not the client.
 """
@@ -90,8 +90,9 @@ class _Client:
 
 async def _ask(reader: Any, writer: Any, host: str, method: str, path: str, body: bytes) -> tuple[int, Any]:
     """Send a request on an open connection and return the answer's status and JSON."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
+    named = {"Host": host, "Content-Type": "application/json", "Content-Length": len(body)}
+    head = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
+    writer.write("\r\n".join([*head, "", ""]).encode() + body)
     answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     lines = answer.split("\r\n")
     length = next((int(line.partition(":")[2]) for line in lines if line.startswith("content-length:")), 0)

@@ -65,7 +65,8 @@ def run(argv: Sequence[str]) -> int:
     from mbrl.runner.restore import load
 
     token = None if arguments.token_file is None else server.read_token(Path(arguments.token_file))
-    settings = server.Settings(arguments.host, arguments.port, token, arguments.max_sessions, arguments.idle, arguments.batch)
+    limits = arguments.max_sessions, arguments.idle, arguments.batch
+    settings = server.Settings(arguments.host, arguments.port, token, *limits)
     server.check(settings)
     with server.bound(settings) as held:
         compilation.use_cache()

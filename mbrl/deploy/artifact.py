@@ -26,9 +26,8 @@ MAX_JSON = 4 * 2**20  # bytes
 MAX_PROGRAM = 256 * 2**20  # bytes; a program without its parameters is a thousandth of that
 MAX_ROWS = 2**20
 _ALIGN = 64
-DTYPES = {
-    name: np.dtype(name) for name in ("float32", "float16", "int32", "uint32", "int8", "uint8", "int16", "uint16", "bool")
-} | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_NUMPY = ("float32", "float16", "int32", "uint32", "int8", "uint8", "int16", "uint16", "bool")
+DTYPES = {name: np.dtype(name) for name in _NUMPY} | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 class Array(NamedTuple):
@@ -63,7 +62,8 @@ def check_path(path: Path) -> None:
         UserError: it cannot.
     """
     if path.suffix == ".json" or not path.name:
-        raise UserError(f"--to is {str(path)!r}, but must be a file such as policy.bin; its description becomes policy.json")
+        raise UserError(f"--to is {str(path)!r}, but must be a file such as policy.bin; its description becomes "
+                        "policy.json")
     if path.is_dir():
         raise UserError(f"--to is the folder {path}, but must be a file such as {path / 'policy.bin'}")
     if not path.parent.is_dir():
@@ -123,7 +123,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UserError(f"{path} does not describe an exported policy; `mbrl export RUN_DIR --to policy.bin` makes one")
     if about.get("format_version") != VERSION:
-        raise UserError(f"{path} is of format {about.get('format_version')!r}, but this mbrl reads {VERSION}; export again")
+        given = _short(about.get("format_version"))
+        raise UserError(f"{path} is of format {given}, but this mbrl reads {VERSION}; export again")
     return about
 
 
@@ -147,7 +148,8 @@ def _read(path: Path, about: dict[str, Any]) -> Artifact:
     if not content.startswith(MAGIC):
         raise UserError(f"{path} is not an exported policy: it does not begin with {MAGIC.decode()}")
     if hashlib.sha256(content).hexdigest() != digest:
-        raise UserError(f"{path} differs from the checksum in {beside(path)}: it is damaged or another export's; export again")
+        raise UserError(f"{path} differs from the checksum in {beside(path)}: it is damaged, or another export's; "
+                        "export it again")
     return Artifact(path, about, content[start : start + length], _arrays(content, listed), tuple(carry), rows)
 
 

@@ -28,10 +28,8 @@ def action(spec: specs.Array, lead: list[Any]) -> dict[str, Any]:
 
 
 def _seen(spec: Any, lead: list[Any]) -> dict[str, Any]:
-    if is_image(spec):
-        meaning = "a picture: height, width, colours"
-    else:
-        meaning = "as the environment says it, in its own units"
+    picture = "a picture: height, width, colours"
+    meaning = picture if is_image(spec) else "as the environment says it, in its own units"
     return {"shape": [*lead, *spec.shape], "dtype": np.dtype(spec.dtype).name, **_bounds(spec), "meaning": meaning}
 
 
@@ -40,4 +38,5 @@ def _bounds(spec: Any) -> dict[str, Any]:
     if not isinstance(spec, specs.BoundedArray):
         return {}
     low, high = np.asarray(spec.minimum), np.asarray(spec.maximum)
-    return {"minimum": low.tolist(), "maximum": high.tolist()} if np.isfinite(low).all() and np.isfinite(high).all() else {}
+    finite = np.isfinite(low).all() and np.isfinite(high).all()
+    return {"minimum": low.tolist(), "maximum": high.tolist()} if finite else {}

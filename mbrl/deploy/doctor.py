@@ -99,8 +99,9 @@ def _tried(words: list[str], settings: dict[str, str]) -> tuple[int | None, str,
     """Run Python on some words; return its exit code (None if it hung), what it printed, and its last complaint."""
     search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     try:
-        done = subprocess.run([sys.executable, *words], env=os.environ | settings | {"PYTHONPATH": search}, timeout=_SECONDS,
-                              capture_output=True, text=True, errors="replace", check=False, cwd=tempfile.gettempdir())
+        done = subprocess.run(
+            [sys.executable, *words], env=os.environ | settings | {"PYTHONPATH": search}, timeout=_SECONDS,
+            capture_output=True, text=True, errors="replace", check=False, cwd=tempfile.gettempdir())
     except subprocess.TimeoutExpired:
         return None, "", f"no answer within {_SECONDS:g} seconds"
     complaint = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -110,7 +111,7 @@ def _tried(words: list[str], settings: dict[str, str]) -> tuple[int | None, str,
 def _devices(tried: tuple[int | None, str, str]) -> Iterator[tuple[str, ...]]:
     code, said, complaint = tried
     if code != 0:
-        yield "fail", "jax", f"JAX does not compute here: {complaint}", "pip install --upgrade 'jax[cpu]', or mbrl[cuda]"
+        yield "fail", "jax", f"JAX does not compute here: {complaint}", "pip install --upgrade jax, or 'mbrl[cuda]'"
         return
     for row in json.loads(said.splitlines()[-1]):
         told = f"{row['count']} x {row['kind']}; a small program took {row['seconds']:.1f} s to compile and run"

@@ -1,4 +1,7 @@
-"""The machine itself, without JAX: cores, memory, disks, settings. Each check yields (status, name, said, what to do)."""
+"""The machine itself, without JAX: cores, memory, disks, settings.
+
+Each check yields tuples of status, name, what is said, and what to do where something is to be done.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ def disk(name: str, folder: Path) -> Lines:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(4096))
     except OSError as error:
-        yield needed, label, f"{folder} cannot be written in: {error.strerror}", "choose another folder, or mend its rights"
+        yield needed, label, f"{folder} cannot be written in: {error.strerror}", "choose another, or mend its rights"
         return
     if free < _GIB / 2:
         yield needed, label, told, "make room: a save of size 1m with its replay takes some 100 MB"
@@ -117,7 +120,7 @@ def files() -> Lines:
     """Yield how many files may be open."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
-        yield "warn", "open files", f"at most {hard}", "enough to train; `mbrl serve` has one for each client: ulimit -n"
+        yield "warn", "open files", f"at most {hard}", "enough to train; `mbrl serve` has one per client: ulimit -n"
     else:
         yield "ok", "open files", "as many as there is need for"
 

@@ -52,7 +52,8 @@ class Engine:
         self._parameters = jax.device_put(policy.parameters)
         # The last slot is nobody's: it belongs to the rows that fill a batch up.
         self._table = jax.jit(lambda: policy.initial(sessions + 1))()
-        self._blank = Request(sessions, 0, 0, True, jax.tree.map(np.asarray, example(policy.observation_spec)), 0.0, 1.0)
+        nothing = jax.tree.map(np.asarray, example(policy.observation_spec))
+        self._blank = Request(sessions, 0, 0, True, nothing, 0.0, 1.0)
         lowered = jax.jit(_step(policy), donate_argnums=1).lower(self._parameters, self._table, *self._columns([]))
         self._compiled = lowered.compile()
 
@@ -64,23 +65,27 @@ class Engine:
 
     def _columns(self, requests: Sequence[Request]) -> tuple[Any, ...]:
         filled = [*requests, *[self._blank] * (self.rows - len(requests))]
-        whole = lambda name: np.array([getattr(request, name) for request in filled], np.uint32)
+        column = lambda name, dtype: np.array([getattr(request, name) for request in filled], dtype)
         observation = jax.tree.map(lambda *leaves: np.stack(leaves), *(request.observation for request in filled))
-        numbers = (np.array([getattr(request, name) for request in filled], np.float32) for name in ("reward", "discount"))
-        first = np.array([request.first for request in filled], bool)
-        return whole("slot"), whole("seed"), whole("step"), Seen._make((observation, *numbers, first))
+        numbers = (column(name, np.float32) for name in ("reward", "discount"))
+        seen = Seen._make((observation, *numbers, column("first", bool)))
+        return *(column(name, np.uint32) for name in ("slot", "seed", "step")), seen
 
 
 def _step(policy: Policy) -> Any:
     def one(parameters: Named, carry: Named, seen: Seen, key: Array) -> tuple[Array, Named]:
-        action, after = policy.step(parameters, jax.tree.map(lambda x: x[None], carry), jax.tree.map(lambda x: x[None], seen),
-                                    key)
+        carry, seen = jax.tree.map(lambda x: x[None], (carry, seen))
+        action, after = policy.step(parameters, carry, seen, key)
         return action[0], {name: leaf[0] for name, leaf in after.items()}
 
     def step(
-        parameters: Named, table: Named, slots: UInt32[Array, "R"], seeds: UInt32[Array, "R"], steps: UInt32[Array, "R"],
+        parameters: Named,
+        table: Named,
+        slots: UInt32[Array, "R"],
+        seeds: UInt32[Array, "R"],
+        steps: UInt32[Array, "R"],
         seen: Seen,
-    ) -> tuple[Array, Bool[Array, "R"], Named]:  # fmt: skip
+    ) -> tuple[Array, Bool[Array, "R"], Named]:
         keys = jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(seeds, steps)
         before = {name: leaf[slots] for name, leaf in table.items()}
         action, after = jax.vmap(one, (None, 0, 0, 0))(parameters, before, seen, keys)

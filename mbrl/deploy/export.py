@@ -31,7 +31,9 @@ _HOW = (
 )
 
 
-def write(policy: Policy, path: Path, rows: int | str = 1, platforms: Sequence[str] = ("cpu", "cuda")) -> dict[str, Any]:
+def write(
+    policy: Policy, path: Path, rows: int | str = 1, platforms: Sequence[str] = ("cpu", "cuda")
+) -> dict[str, Any]:
     """Write ``path`` and, beside it, the JSON that describes it, and return what that says.
 
     Args:

@@ -57,8 +57,9 @@ def load_policy(path: str | Path) -> LoadedPolicy:
 def _check_platform(path: Path, platforms: list[str]) -> None:
     here = {"gpu": {"cuda", "rocm"}}.get(jax.default_backend(), {jax.default_backend()})
     if not here & set(platforms):
-        raise UserError(f"{path} was exported for {', '.join(platforms)}, but JAX runs on {jax.default_backend()} here; "
-                        f"export it with --platforms {sorted(here)[0]}")
+        made = ", ".join(platforms)
+        raise UserError(f"{path} was exported for {made}, but JAX runs on {jax.default_backend()} here; export it "
+                        f"with --platforms {sorted(here)[0]}")
 
 
 def _check_fit(read: artifact.Artifact, found: program.Report) -> None:
@@ -77,8 +78,8 @@ def _check_fit(read: artifact.Artifact, found: program.Report) -> None:
                         "export it again")
     sizes = [artifact.extent(entry) for entry in read.carry if "any" not in entry.shape]
     if max(sizes, default=0) > program.MAX_ARRAY:
-        raise UserError(f"the carry of {read.path} has an array of {max(sizes)} bytes; more than {program.MAX_ARRAY} are "
-                        "refused")
+        raise UserError(f"the carry of {read.path} has an array of {max(sizes)} bytes; more than {program.MAX_ARRAY} "
+                        "are refused")
 
 
 def _initial(read: artifact.Artifact) -> Callable[[int], dict[str, Array]]:
@@ -126,7 +127,8 @@ def _checked(seen: PyTree, observation: PyTree, rows: int) -> PyTree:
         UserError: it is another's.
     """
     if jax.tree.structure(observation) != jax.tree.structure(seen):
-        raise UserError(f"the policy observes {_told(seen)}, but was given {_told(jax.tree.map(np.asarray, observation))}")
+        given = _told(jax.tree.map(np.asarray, observation))
+        raise UserError(f"the policy observes {_told(seen)}, but was given {given}")
     arrays = jax.tree.map(lambda aval, leaf: np.asarray(leaf, aval.dtype), seen, observation)
     wrong = jax.tree.map(lambda aval, leaf: leaf.shape != (rows, *aval.shape[1:]), seen, arrays)
     if any(jax.tree.leaves(wrong)):

@@ -95,7 +95,9 @@ def make_policy(run: Loaded, planner: Any = None, mode: Mode = "eval", member: i
     return policy._replace(task=task, maker=maker)
 
 
-def from_agent(agent: Player, state: Any, observation_spec: Spec, action_spec: specs.Array, mode: Mode = "eval") -> Policy:
+def from_agent(
+    agent: Player, state: Any, observation_spec: Spec, action_spec: specs.Array, mode: Mode = "eval"
+) -> Policy:
     """Return the policy of an agent in a state, without a task and a maker.
 
     Args:
@@ -175,4 +177,5 @@ def _needed(policy: Policy) -> Named:
 
 def _names(tree: PyTree) -> list[str]:
     """Return a name for each leaf: where it lies in the tree."""
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]

@@ -1,4 +1,4 @@
-"""What a StableHLO program consists of, looked at before it is run; as `python -m mbrl.deploy.program`, in a process apart.
+"""What a StableHLO program consists of, looked at before it is run, and in a process apart (`-m mbrl.deploy.program`).
 
 A program of pure StableHLO computes on the arrays it is given and can reach nothing else. The way out of it is a custom
 call: XLA looks its target up among native functions, and those behind Python callbacks take an address in this process
@@ -55,7 +55,7 @@ def report(exported: export.Exported) -> Report:
         operations.add(operation.name)
         if "custom_call" in operation.name:
             attributes = operation.attributes
-            target = attributes["call_target_name"] if "call_target_name" in attributes else None
+            target = attributes.get("call_target_name", None)  # the None of an attribute that is not there
             targets.add(target.value if isinstance(target, ir.StringAttr) else "without a name")
         largest.extend(_bytes_of(result.type) for result in operation.results)
         return ir.WalkResult.ADVANCE
@@ -77,9 +77,11 @@ def refuse_foreign(path: Path, found: Report) -> None:
     strange = [name for name in found.operations if name.partition(".")[0] not in _DIALECTS or name in _OUTSIDE]
     strange += [f"the custom call {target!r}" for target in found.custom_calls if target not in CUSTOM_CALLS]
     if strange:
-        raise UserError(f"the program in {path} holds {strange[0][:100]}, which may do more than compute; it is not run")
+        raise UserError(f"the program in {path} holds {strange[0][:100]}, which may do more than compute; it is not run"
+                        )
     if found.largest > MAX_ARRAY:
-        raise UserError(f"the program in {path} holds an array of {found.largest} bytes; more than {MAX_ARRAY} are refused")
+        raise UserError(f"the program in {path} holds an array of {found.largest} bytes; more than {MAX_ARRAY} are "
+                        "refused")
 
 
 def examine(path: Path, offset: int, length: int) -> Report:
@@ -97,8 +99,8 @@ def examine(path: Path, offset: int, length: int) -> Report:
     except (subprocess.TimeoutExpired, ValueError, TypeError):
         found = None
     if found is None:
-        raise UserError(f"the program in {path} cannot be read: it is damaged, or of a newer JAX than {jax.__version__}; "
-                        "export it again")
+        raise UserError(f"the program in {path} cannot be read: it is damaged, or of a newer JAX than "
+                        f"{jax.__version__}; export it again")
     return found
 
 

@@ -71,7 +71,7 @@ def act_of(value: dict[str, Any], spec: Spec) -> Asked:
     first = value.get("first", False)
     if not isinstance(first, bool):
         raise Refused(422, f"first is {_short(first)}, but must be true or false")
-    reward, discount = (_number(value.get(name, default), name) for name, default in (("reward", 0.0), ("discount", 1.0)))
+    reward, discount = _number(value.get("reward", 0.0), "reward"), _number(value.get("discount", 1.0), "discount")
     if not 0 <= discount <= 1:
         raise Refused(422, f"discount is {discount}, but must lie between 0 and 1")
     return Asked(_observation(value["observation"], spec), reward, discount, first)

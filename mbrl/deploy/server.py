@@ -50,8 +50,8 @@ def check(settings: Settings) -> None:
     if not 0 < settings.idle < float("inf"):
         raise UserError(f"--idle is {settings.idle}, but must be a positive number of seconds")
     if settings.token is None and not is_loopback(settings.host):
-        raise UserError(f"--host {settings.host} lets other machines in, so a token is needed: --token_file FILE with at "
-                        f"least {_LEAST_TOKEN} characters that nobody can guess")
+        raise UserError(f"--host {settings.host} lets other machines in, so a token is needed: --token_file FILE with "
+                        f"at least {_LEAST_TOKEN} characters that nobody can guess")
 
 
 def read_token(path: Path) -> str:
@@ -68,8 +68,8 @@ def read_token(path: Path) -> str:
     except UnicodeDecodeError:
         raise UserError(f"token file {path} must hold plain ASCII characters") from None
     if not _LEAST_TOKEN <= len(text) <= _MOST_TOKEN or not text.isprintable() or " " in text:
-        raise UserError(f"token file {path} must hold one word of {_LEAST_TOKEN} to {_MOST_TOKEN} characters, for example "
-                        "of: openssl rand -hex 32")
+        raise UserError(f"token file {path} must hold one word of {_LEAST_TOKEN} to {_MOST_TOKEN} characters, for "
+                        "example of: openssl rand -hex 32")
     if path.stat().st_mode & 0o077:
         raise UserError(f"token file {path} can be read by others on this machine: chmod 600 {path}")
     return text
@@ -192,4 +192,5 @@ def _allow_files(sessions: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * sessions + 512
     if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from mbrl.deploy.engine import Answer, Request
 
@@ -71,7 +70,7 @@ class Sessions:
         self.expire()
         session = self._by_name.get(name)
         if session is None:
-            raise Refused(404, "there is no such session: it was ended, or not used for too long; begin one by POST /sessions")
+            raise Refused(404, "there is no such session: it was ended, or not used for long; POST /sessions for one")
         session.used = self._clock()
         self._by_name.move_to_end(name)
         return session
@@ -101,7 +100,7 @@ class Sessions:
 
 
 class Batcher:
-    """Gathers what is asked while the last batch is computed, and computes that next; nobody waits for a batch to fill."""
+    """Gathers what is asked while a batch is computed, and computes that next; nobody waits for a batch to fill."""
 
     def __init__(self, act: Act, rows: int) -> None:
         """Compute up to ``rows`` requests at once by ``act``, in a thread of its own."""
@@ -123,16 +122,18 @@ class Batcher:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._waiting:
             batch, self._waiting = self._waiting[: self._rows], self._waiting[self._rows :]
-            try:
-                answers: list[Any] = await loop.run_in_executor(self._pool, self._act, [request for request, _ in batch])
-            except Exception as error:  # noqa: BLE001 - whatever it was, those who wait have to hear of it
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():
+            for (_, future), answer in zip(batch, await self._compute([request for request, _ in batch]), strict=True):
+                if future.done():  # its client has gone
+                    continue
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
                     future.set_result(answer)
+
+    async def _compute(self, batch: list[Request]) -> Sequence[Answer | Exception]:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._act, batch)
+        except Exception as error:  # noqa: BLE001 - whatever it was, all who wait have to hear of it
+            return [error] * len(batch)

@@ -18,11 +18,11 @@ Tensors: TypeAlias = "torch.Tensor | dict[str, torch.Tensor]"
 
 
 class TorchPolicy(torch.nn.Module):
-    """A policy that takes and returns tensors ``[N, ...]`` and is differentiated with respect to observation and carry.
+    """A policy of tensors ``[N, ...]``, differentiated with respect to observation and carry.
 
-    The backward pass is `jax.vjp` of the same program; nothing of the forward pass is stored but its arguments, so it is
-    computed twice. Parameters are constants: PyTorch neither sees nor trains them. Through an index (a discrete action)
-    no gradient flows, but through the carry it does.
+    The backward pass is `jax.vjp` of the same program; nothing of the forward pass is stored but its arguments, so it
+    is computed twice. Parameters are constants: PyTorch neither sees nor trains them. Through an index (a discrete
+    action) no gradient flows, but through the carry it does.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -66,12 +66,14 @@ class TorchPolicy(torch.nn.Module):
         if jax.tree.structure(observation) != structure:
             raise UserError(f"the policy observes {structure}, but was given {jax.tree.structure(observation)}")
         if sorted(carry) != self._names:
-            raise UserError(f"the policy's carry is {', '.join(self._names) or 'empty'}, but was given {', '.join(carry)}")
+            known = ", ".join(self._names) or "empty"
+            raise UserError(f"the policy's carry is {known}, but was given {', '.join(carry) or 'none'}")
         tensors = [*given, *(carry[name] for name in self._names)]
         likes = [*seen, *(carry_like(self.policy, 1)[name] for name in self._names)]
         tensors = [_cast(tensor, like, rows) for tensor, like in zip(tensors, likes, strict=True)]
         numbers = [torch.zeros(rows) if reward is None else reward, torch.ones(rows) if discount is None else discount]
-        rest = (*(np.asarray(x.detach().cpu(), np.float32) for x in numbers), np.asarray(first.cpu(), bool), np.uint32(seed))
+        numbers = (np.asarray(number.detach().cpu(), np.float32) for number in numbers)
+        rest = (*numbers, np.asarray(first.cpu(), bool), np.uint32(seed))
         action, *after = _Call.apply(self._flat, rest, *tensors)
         return action, dict(zip(self._names, after, strict=True))
 

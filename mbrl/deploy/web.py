@@ -7,7 +7,6 @@ import hmac
 import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -29,8 +28,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 def make_app(policy: Policy, engine: Engine, sessions: Sessions, token: str | None, *, local: bool) -> Starlette:
     """Return the ASGI application.
 
-    POST /sessions begins a session, POST /sessions/NAME/act acts in it, DELETE /sessions/NAME ends it; GET /spec says what
-    goes in and comes out, GET /health whether it is alive. What is refused has a status of 4xx and `{"error": sentence}`.
+    POST /sessions begins a session, POST /sessions/NAME/act acts in it, DELETE /sessions/NAME ends it; GET /spec says
+    what goes in and comes out, GET /health whether it is alive. What is refused has a status of 4xx and
+    `{"error": sentence}`.
 
     Args:
         policy: what ``engine`` acts by.
@@ -132,20 +132,26 @@ async def _body(request: Request, most: int) -> bytes:
     # A browser lets a page send JSON to another place only after asking that place, and this one says no.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused(415, "the body must be sent as Content-Type: application/json")
-    content, too_large = bytearray(), Refused(413, f"the body may have {most} bytes")
+    too_large = Refused(413, f"the body may have {most} bytes")
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > most:
         raise too_large
     try:
         async with asyncio.timeout(_PATIENCE):
-            async for part in request.stream():
-                content += part
-                if len(content) > most:
-                    raise too_large
+            content = await _bounded(request, most, too_large)
     except TimeoutError:
         raise Refused(408, f"the body did not arrive within {_PATIENCE:g} seconds") from None
     except ClientDisconnect:
         raise Refused(400, "the connection was closed before the body had arrived") from None
+    return content
+
+
+async def _bounded(request: Request, most: int, too_large: Refused) -> bytes:
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > most:
+            raise too_large
     return bytes(content)
 
 

@@ -87,7 +87,7 @@ def own_action(config: EnvConfig) -> specs.Array:
         return innermost(make(config)).action_spec
     check(config)
     one = entry.constructor(0)
-    spec = one.action_spec()
+    spec: Any = one.action_spec()
     one.close()
     return spec
 
