@@ -7,7 +7,7 @@ import struct
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export as jax_export
 
@@ -125,6 +125,7 @@ JUNK = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3))
 
 
+@settings(max_examples=50)
 @given(data=st.data())
 def test_any_value_anywhere_is_read_or_refused(data, written, tmp_path_factory):
     """Never another exception than a UserError."""

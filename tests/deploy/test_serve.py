@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dm_env import specs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbrl.bench import load as bench_load
@@ -207,6 +207,7 @@ IMAGE = specs.BoundedArray((2, 2, 1), np.uint8, 0, 255)
 KEYS = st.sampled_from(["observation", "reward", "discount", "first", "seed", "x"])
 
 
+@settings(max_examples=40)
 @given(value=st.dictionaries(KEYS, JSON), spec=st.sampled_from([SPEC, IMAGE, {"a": SPEC, "b": IMAGE}]))
 def test_any_json_is_understood_or_refused(value, spec):
     try:
@@ -217,6 +218,7 @@ def test_any_json_is_understood_or_refused(value, spec):
     assert np.isfinite([asked.reward, asked.discount]).all()
 
 
+@settings(max_examples=40)
 @given(raw=st.binary(max_size=40))
 def test_any_bytes_are_understood_or_refused(raw):
     try:
@@ -302,15 +304,15 @@ def test_requests_are_gathered_while_others_are_computed():
 
 
 def test_a_token_is_asked_for(policy):
-    settings = server.Settings(port=0, token="correct horse battery"[:7] + "x" * 12, max_sessions=2, batch=1)
-    with server.background(policy, settings) as where:
+    limits = server.Settings(port=0, token="x" * 19, max_sessions=2, batch=1)
+    with server.background(policy, limits) as where:
         port = int(where.rpartition(":")[2])
-        for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": f"Basic {settings.token}"},
+        for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": f"Basic {limits.token}"},
                         {"Authorization": "Bearer \xff"}):
             assert ask(port, "POST", "/sessions", {}, **headers)[0] == 401
         assert ask(port, "GET", "/spec")[0] == 401
         assert ask(port, "GET", "/health")[0] == 200
-        assert ask(port, "POST", "/sessions", {}, Authorization=f"Bearer {settings.token}")[0] == 201
+        assert ask(port, "POST", "/sessions", {}, Authorization=f"Bearer {limits.token}")[0] == 201
 
 
 def token_file(path, text, mode=0o600):
