@@ -16,14 +16,18 @@ from mbrl.version import __version__
 
 if TYPE_CHECKING:
     from mbrl.cli.config import load as load_config
+    from mbrl.cli.export import torch_policy as torch_policy
+    from mbrl.deploy.load import load_policy as load_policy
     from mbrl.runner.restore import evaluate as evaluate
     from mbrl.runner.train import train as train
 
-__all__ = ["__version__", "evaluate", "load_config", "train"]
+__all__ = ["__version__", "evaluate", "load_config", "load_policy", "torch_policy", "train"]
 
 _HOMES = {
     "evaluate": ("mbrl.runner.restore", "evaluate"),
     "load_config": ("mbrl.cli.config", "load"),
+    "load_policy": ("mbrl.deploy.load", "load_policy"),
+    "torch_policy": ("mbrl.cli.export", "torch_policy"),
     "train": ("mbrl.runner.train", "train"),
 }
 

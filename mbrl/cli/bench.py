@@ -22,7 +22,7 @@ class BenchArguments:
     """Which: `train_step` (REINFORCE), `train_step_dynamics`, `model_step`, `imagination`, `policy_step`,
     `policy_step_16`, `collection`, `epoch`, `epoch_seeds` (eight), `evaluation`, `render`, `boxes`, `boxes_urchin`,
     `start` (of a run, to its first update), or all. `pixels` is what draws, alone. `planners` is apart: every planner
-    on one model, and its regret where the optimum is known."""
+    on one model, and its regret where the optimum is known; so is `serve`, acting over HTTP."""
     size: str = "1m"
     """The agent's size."""
     precision: str = "f32"
@@ -43,6 +43,8 @@ class BenchArguments:
     """Agent steps of an epoch."""
     searches: int = 64
     """Environments that a search of `planners` is for at once."""
+    sessions: int = 64
+    """Sessions that act at the server of `serve` at once."""
     repeats: int = 30
     """Calls of each, at most; the median counts."""
     seconds: float = 20.0
@@ -68,13 +70,13 @@ def run(argv: Sequence[str]) -> int:
     from mbrl.bench import run as bench  # brings jax with it, which --help does without
     from mbrl.bench.pieces import Setting
 
-    known = ["all", "planners", *bench.GROUPS, *bench.NAMES]
+    known = ["all", *_APART, *bench.GROUPS, *bench.NAMES]
     if arguments.piece not in known:
         raise unknown("piece", arguments.piece, known)
     if arguments.repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {arguments.repeats}")
-    if arguments.piece == "planners":
-        return _planners(arguments)
+    if arguments.piece in _APART:
+        return _APART[arguments.piece](arguments)
     rates = bench.GROUPS.get(arguments.piece, {})
     names = list(bench.NAMES) if arguments.piece == "all" else list(rates) or [arguments.piece]
     made = Setting(setting(arguments), arguments.obs)
@@ -97,6 +99,24 @@ def _planners(arguments: BenchArguments) -> int:
     report = planners.measure(arguments.searches, arguments.repeats, arguments.seconds)
     print(json.dumps(report) if arguments.json else planners.table(report))
     return 0
+
+
+def _serve(arguments: BenchArguments) -> int:
+    from mbrl.bench.pieces import Setting
+    from mbrl.deploy import lazy
+
+    lazy.web()
+    from mbrl.bench import serving
+
+    if not 1 <= arguments.sessions <= serving.MOST:
+        raise UserError(f"--sessions must be from 1 to {serving.MOST}, not {arguments.sessions}")
+    report = serving.measure(Setting(setting(arguments), arguments.obs), arguments.sessions, arguments.seconds)
+    print(json.dumps(report) if arguments.json else serving.table(report))
+    return 0
+
+
+# What is measured in a way of its own.
+_APART = {"planners": _planners, "serve": _serve}
 
 
 def setting(arguments: BenchArguments) -> reader.Config:

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from mbrl.cli import compilation, parsing
+from mbrl.cli import compilation, parsing, planner
 from mbrl.cli import config as reader
-from mbrl.core.errors import UserError, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UserError: something in the words or the run's folder is not right.
     """
-    arguments = parsing.command(_arguments(argv), argv, "mbrl eval")
+    arguments = parsing.command(planner.fields(EvalArguments, argv), argv, "mbrl eval")
     if arguments is None:
         return 0
     numbers = _numbers(arguments)
@@ -58,32 +57,6 @@ def run(argv: Sequence[str]) -> int:
     if "seeds" in numbers:
         print(f"of each seed: {', '.join(map(str, numbers['seeds']))}")
     return 0
-
-
-def _arguments(argv: Sequence[str]) -> type[EvalArguments]:
-    """Return the arguments' type, with the fields of the planner that is asked for.
-
-    Raises:
-        UserError: there is no such planner, or one of its fields is set and it is not named.
-    """
-    words = [word.partition("=") for word in argv]
-    flags = [flag for flag, _, _ in words if flag.startswith("--planner")]
-    if not flags:
-        return EvalArguments
-    # The last one written counts, as of every flag.
-    following = [*argv[1:], ""]
-    names = [value if equals else then for (flag, equals, value), then in zip(words, following, strict=True)
-             if flag in {"--planner", "--planner.name"}]
-    names = [name for name in names if name]
-    from mbrl.planners import PLANNERS  # brings jax, which --help does without
-
-    if not names:
-        raise UserError(f"{flags[0]} needs to know the planner: --planner and one of {', '.join(sorted(PLANNERS))}")
-    if names[-1] not in PLANNERS:
-        raise unknown("planner", names[-1], PLANNERS)
-    config = PLANNERS[names[-1]].config
-    planner = ("planner", type(config), dataclasses.field(default=config))
-    return dataclasses.make_dataclass("EvalArguments", [planner], bases=(EvalArguments,), frozen=True)
 
 
 def _numbers(arguments: EvalArguments) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mbrl.envs.dm import HostEnv, HostVectorEnv
 from mbrl.envs.pixels import PicturesOnly, Pixels
 from mbrl.envs.playground import PlaygroundEnv
 from mbrl.envs.vector import VectorEnv
-from mbrl.envs.wrappers import ActionRepeat, RescaleAction, TimeLimit
+from mbrl.envs.wrappers import ActionRepeat, RescaleAction, TimeLimit, innermost
 
 # A constructor takes nothing, or what stands behind the @ of `brax/hopper@mjx`. Yours is one line, here or in a
 # notebook, that puts MyEnv under "mine/foo".
@@ -74,6 +74,22 @@ def make_vector(config: EnvConfig, num_envs: int) -> VectorEnvironment:
         return VectorEnv(make(config), num_envs)
     check(config)
     return HostVectorEnv(entry.constructor, num_envs, config.action_repeat, config.time_limit, config.name)
+
+
+def own_action(config: EnvConfig) -> specs.Array:
+    """Return the spec of an environment's actions in its own units, before they are rescaled to [-1, 1].
+
+    Raises:
+        UserError: as for ``make``.
+    """
+    entry, _ = _find(config.name)
+    if not isinstance(entry, HostEnv):
+        return innermost(make(config)).action_spec
+    check(config)
+    one = entry.constructor(0)
+    spec: Any = one.action_spec()
+    one.close()
+    return spec
 
 
 def check(config: EnvConfig) -> None:

@@ -67,6 +67,7 @@ def test_a_table_to_read(capsys):
         (["--repeats", "0"], "--repeats must be at least 1, not 0"),
         (["--obs", "pictures"], "--obs is 'pictures', but must be one of vector, image"),
         (["--env", "brax/hoper"], "did you mean 'brax/hopper'?"),
+        (["serve", "--sessions", "0"], "--sessions must be from 1 to 10000, not 0"),
         (["train_step", "now"], "no place for 'now'"),
         (["train_step", "--batch_size", "0"], "replay.batch_size"),
         (["epoch", "--train_ratio", "nan"], "train_ratio must be positive and finite, not nan"),

@@ -8,10 +8,14 @@ import pytest
 import yaml
 
 import mbrl
+from mbrl.agents import AGENTS
 from mbrl.cli import config as reader
 from mbrl.cli import parsing
-from mbrl.cli.config import load
+from mbrl.cli.config import config_type, load
 from mbrl.core.errors import UserError
+from mbrl.envs import make
+from mbrl.envs.config import EnvConfig
+from mbrl.runner.checks import check
 from mbrl.runner.config import Config, to_dict, to_yaml
 
 KNOWN = parsing.leaves(reader.config_type("dreamer"))
@@ -265,3 +269,22 @@ def test_experiments_are_found_by_path_name_and_last_name(tmp_path, monkeypatch)
 
 def test_the_python_door_is_the_same_reader():
     assert mbrl.load_config is load
+
+
+JUNK = ["nan", "inf", "-inf", "-1", "0", "1", "3", "1e30", "-1e30", "1e-30", "999999999999", "x", "", "null", "[1, 2]"]
+
+
+ONE = make(EnvConfig("probe/cue"))
+
+
+@hypothesis.given(data=st.data(), agent=st.sampled_from(sorted(AGENTS)), junk=st.sampled_from(JUNK))
+@hypothesis.settings(max_examples=500, deadline=None, database=None)
+def test_any_value_of_any_setting_is_a_config_or_one_sentence(data, agent, junk):
+    key = data.draw(st.sampled_from(sorted(set(parsing.leaves(config_type(agent))) - {"agent.name", "run_dir"})))
+    try:
+        config = load(None, [f"--agent={agent}", f"--{key}={junk}"])
+        check(config)
+        if not key.startswith("env."):
+            AGENTS[agent].make(config.agent, ONE.observation_spec, ONE.action_spec)
+    except UserError as error:
+        assert str(error).isprintable()
