@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from mbrl.core import parallel
 from mbrl.core.errors import UserError
 from mbrl.core.optim import OptimConfig, make_optimiser
 from mbrl.core.rows import tree_norm
-from mbrl.core.types import Metrics, Params, PRNGKey, Sequence, Spec, TimeStep
+from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
 from mbrl.nets.precision import Precision
 from mbrl.planners.distil import cross_entropy
 from mbrl.planners.mcts import MCTSConfig
@@ -141,7 +140,7 @@ class MuZero:
         )
 
     def _loss(
-        self, params: dict[str, Params], sequence: Sequence, searched: Target, value: Float[Array, "T+1 B"]
+        self, params: dict[str, Params], sequence: Sequence, searched: Target, value: Float[Array, "T B"]
     ):
         """Return the loss and metrics; gradients go through the unrolled dynamics into everything."""
         steps, behaviour, timestep = self.config.worldmodel.unroll, self.behaviour, sequence.timestep

@@ -41,7 +41,9 @@ def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) 
         UserError: the agent has no model to plan in, or the planner cannot work on it.
     """
     if not isinstance(agent, Agent) or agent.problem is None:
-        raise UserError(f"{config.name} needs a world model to plan in, which this agent lacks; take dreamer, mbpo or muzero")
+        raise UserError(
+            f"{config.name} needs a world model to plan in, which this agent lacks; take dreamer, mbpo or muzero"
+        )
     problem = agent.problem if cost is None else planners.with_cost(agent.problem, cost)
     planner = planners.make(config, problem)
 

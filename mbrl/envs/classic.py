@@ -55,7 +55,7 @@ class CartPole:
 
     def step(self, state: ClassicState, action: Array) -> tuple[ClassicState, TimeStep]:
         """Push for one step; positions move by the velocities before it (explicit Euler)."""
-        x, v, theta, omega = state.physics
+        _, v, theta, omega = state.physics
         force = jnp.where(action == 1, self.push, -self.push)
         total, moment = self.cart + self.pole, self.pole * self.half_length
         sin, cos = jnp.sin(theta), jnp.cos(theta)
@@ -73,8 +73,8 @@ class Pendulum:
 
     r = -(theta^2 + 0.1 theta'^2 + 0.001 u^2) of the state before the step, theta in [-pi, pi) from upright, torque u in
     [-2, 2] N m, and theta'' = 3 g / (2 l) sin theta + 3 u / (m l^2) with g = 10 m/s^2, m = 1 kg, l = 1 m (a rod), steps
-    of 0.05 s, |theta'| <= 8 rad/s: `Pendulum-v1` of OpenAI Gym (Brockman et al. 2016). Never terminates, truncated after
-    200 steps. Observation: cos theta, sin theta, theta'; at first theta in [-pi, pi], theta' in [-1, 1].
+    of 0.05 s, |theta'| <= 8 rad/s: `Pendulum-v1` of OpenAI Gym (Brockman et al. 2016). Never terminates, truncated
+    after 200 steps. Observation: cos theta, sin theta, theta'; at first theta in [-pi, pi], theta' in [-1, 1].
     """
 
     length = 200

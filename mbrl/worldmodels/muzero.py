@@ -1,7 +1,7 @@
 """The value-equivalent latent model of MuZero, with what EfficientZero adds to it, for vectors and images.
 
 Symbols (Schrittwieser et al. 2020; Ye et al. 2021): o observation, a action, s latent state [D], r reward, c whether
-the episode goes on, U unroll steps, k = 0..U one of them.
+the episode goes on, U unroll steps, k = 0..U one of the V = U + 1 states.
     representation  s^0 = h(o_t)            dynamics  s^k, r^k, c^k = g(s^{k-1}, a_{t+k-1})
 Nothing remembers real observations: every one is represented by itself. The model is right where rewards, discounts,
 values and policies are, not where observations are. States are brought to [0, 1] by their least and greatest entry
@@ -99,8 +99,8 @@ class Unrolled(NamedTuple):
 
     latent: Latent  # [U + 1, S, B, ...]
     reward: Float[Array, "U S B K"]  # logits, of the prefix if there is one
-    mask: Float[Array, "U+1 S B"]  # 1 where the step still belongs to the start's episode
-    seen: Float[Array, "T+1 B D"]  # what each time step is represented by
+    mask: Float[Array, "V S B"]  # 1 where the step still belongs to the start's episode
+    seen: Float[Array, "T B D"]  # what each time step is represented by
 
 
 class PrefixCell(nn.Module):
@@ -114,7 +114,8 @@ class PrefixCell(nn.Module):
         """Return the next memory."""
         joined = jnp.concatenate([memory, x], -1)
         gates = nn.Dense(3 * self.size, kernel_init=fan_in_init(), dot_general=multiply_in(self.dtype))(joined)
-        return gru_update(*jnp.split(gates, 3, -1), memory)
+        reset, candidate, update = jnp.split(gates, 3, -1)
+        return gru_update(reset, candidate, update, memory)
 
 
 def check(config: MuZeroModelConfig) -> None:
@@ -132,7 +133,7 @@ def windows(x: Array, unroll: int) -> Array:
     return jnp.stack([x[k : k + starts] for k in range(unroll + 1)])
 
 
-def over_unroll(loss: Float[Array, "U+1 S B"]) -> Float[Array, "S B"]:
+def over_unroll(loss: Float[Array, "V S B"]) -> Float[Array, "S B"]:
     """Return the root's loss plus the mean of the U unrolled ones (Schrittwieser et al. 2020, appendix G)."""
     return loss[0] + loss[1:].mean(0)
 
@@ -148,7 +149,7 @@ def to_unit(x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
     return (x - low) / (high - low + 1e-5)
 
 
-def same_episode(timestep: TimeStep, unroll: int) -> Float[Array, "U+1 S B"]:
+def same_episode(timestep: TimeStep, unroll: int) -> Float[Array, "V S B"]:
     """Return 1 where no episode has begun since the start; from LAST to the FIRST after it there is no step."""
     begun = windows(timestep.first().astype(jnp.float32), unroll).at[0].set(0.0)
     return jnp.cumprod(1.0 - begun, 0)
