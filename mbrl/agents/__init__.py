@@ -1,12 +1,13 @@
 """Agents: thin compositions of a world model and what acts in it, and guests that bring their own training loop."""
 
-from mbrl.agents import brax, dreamer, mbpo
+from mbrl.agents import brax, dreamer, mbpo, muzero
 from mbrl.agents.base import Agent, AgentEntry, Guest, GuestEntry, Player
 
 AGENTS: dict[str, AgentEntry | GuestEntry] = {
     "apg": GuestEntry(brax.APGConfig, brax.make),
     "dreamer": AgentEntry(dreamer.DreamerConfig, dreamer.make),
     "mbpo": AgentEntry(mbpo.MBPOConfig, mbpo.make),
+    "muzero": AgentEntry(muzero.MuZeroConfig, muzero.make),
     "ppo": GuestEntry(brax.PPOConfig, brax.make),
     "sac": GuestEntry(brax.SACConfig, brax.make),
 }

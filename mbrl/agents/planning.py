@@ -11,12 +11,14 @@ from jaxtyping import Array, Float, PyTree
 from mbrl import planners
 from mbrl.agents.base import ActOutput, Agent, AgentState, Mode, Player
 from mbrl.behaviours.actor_critic import ActorCritic
+from mbrl.behaviours.policy_value import PolicyValue
 from mbrl.behaviours.soft_actor_critic import SoftActorCritic
 from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey, TimeStep
 from mbrl.planners import Planner, Problem, from_model
 from mbrl.worldmodels.base import Latent
 from mbrl.worldmodels.ensemble import Ensemble
+from mbrl.worldmodels.muzero import MuZeroModel
 from mbrl.worldmodels.rssm import RSSM
 
 
@@ -39,7 +41,9 @@ def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) 
         UserError: the agent has no model to plan in, or the planner cannot work on it.
     """
     if not isinstance(agent, Agent) or agent.problem is None:
-        raise UserError(f"{config.name} needs a world model to plan in, which this agent lacks; take dreamer or mbpo")
+        raise UserError(
+            f"{config.name} needs a world model to plan in, which this agent lacks; take dreamer, mbpo or muzero"
+        )
     problem = agent.problem if cost is None else planners.with_cost(agent.problem, cost)
     planner = planners.make(config, problem)
 
@@ -86,3 +90,10 @@ def mbpo_problem(model: Ensemble, behaviour: SoftActorCritic) -> Problem:
 
     policy = lambda params, latent: behaviour.act(params["actor"], latent)
     return from_model(model, model.actions, behaviour.config.gamma, policy, value)
+
+
+def muzero_problem(model: MuZeroModel, behaviour: PolicyValue) -> Problem:
+    """Return what MuZero's parts amount to for a planner; its value is the one critic."""
+    value = lambda params, latent: behaviour.value(params["critic"], latent).mean()[None]
+    policy = lambda params, latent: behaviour.act(params["actor"], latent)
+    return from_model(model, model.actions, behaviour.config.gamma, policy, value, behaviour.policy.discrete)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from dm_env import specs
 from jaxtyping import Array, Float
 
-from mbrl.behaviours.base import Imagined, rows_first
+from mbrl.behaviours.base import Imagined, replay_returns, rows_first
 from mbrl.behaviours.policy import ActionDistribution, PolicyHead
 from mbrl.core import normalise, parallel
 from mbrl.core.distributions import TwoHot
@@ -231,10 +231,7 @@ class ActorCritic:
 
         At a truncation the return stops at the bootstrap; from a LAST step there is no return.
         """
-        after = jax.tree.map(lambda x: x[1:], timestep)
-        lam = self.config.lam * (1.0 - after.last())
-        returns = lambda_return(after.reward, self.config.gamma * after.discount, bootstrap, lam)
-        return returns, 1.0 - timestep.last()[:-1]
+        return replay_returns(timestep, bootstrap, self.config.gamma, self.config.lam)
 
     def loss(
         self,

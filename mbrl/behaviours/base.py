@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mbrl.core.types import Params, PRNGKey
+from mbrl.core.returns import lambda_return
+from mbrl.core.types import Params, PRNGKey, TimeStep
 from mbrl.worldmodels.base import Latent
 
 Tree = TypeVar("Tree")
@@ -49,3 +50,21 @@ def rows_first(tree: Tree) -> Tree:
     What belongs to a sequence lies together, so that devices that share the sequences share the rows alike.
     """
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape((-1, *x.shape[2:])), tree)
+
+
+def replay_returns(
+    timestep: TimeStep, bootstrap: Float[Array, "T B"], gamma: float, lam: float
+) -> tuple[Float[Array, "T-1 B"], Float[Array, "T-1 B"]]:
+    """Return lambda-returns along replayed rewards and the mask of steps that have one.
+
+    Args:
+        timestep: ``[T, B]``.
+        bootstrap: an estimate of the return from every step, ``[T, B]``.
+        gamma: discount per step.
+        lam: lambda.
+
+    At a truncation the return stops at the bootstrap; from a LAST step there is no return.
+    """
+    after = jax.tree.map(lambda x: x[1:], timestep)
+    mixed = lam * (1.0 - after.last())
+    return lambda_return(after.reward, gamma * after.discount, bootstrap, mixed), 1.0 - timestep.last()[:-1]

@@ -10,7 +10,7 @@ from typing import Any
 from dm_env import specs
 
 from mbrl.core.errors import UserError, unknown
-from mbrl.envs import boxes, brax, playground, probes
+from mbrl.envs import boxes, brax, classic, playground, probes
 from mbrl.envs.base import Environment, VectorEnvironment
 from mbrl.envs.brax import BraxEnv
 from mbrl.envs.config import EnvConfig
@@ -25,6 +25,8 @@ from mbrl.envs.wrappers import ActionRepeat, RescaleAction, TimeLimit, innermost
 ENVS: dict[str, Callable[..., Environment] | HostEnv] = {
     **{f"boxes/{name}": partial(boxes.variant, name) for name in boxes.WORLDS},
     **{f"brax/{name}": partial(BraxEnv, name) for name in brax.NAMES},
+    "classic/cartpole": classic.CartPole,
+    "classic/pendulum": classic.Pendulum,
     **{f"dmc/{name}": partial(PlaygroundEnv, name) for name in playground.NAMES},
     "probe/action": probes.Action,
     "probe/cue": probes.Cue,

@@ -108,7 +108,7 @@ def test_every_field_can_be_set_by_word_and_by_file(key, write):
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_each_experiment_loads_and_runs_again_as_resolved(path, write):
     config = load(path)
-    assert config.env.name.startswith(("boxes/", "brax/", "dmc/", "probe/"))
+    assert config.env.name.startswith(("boxes/", "brax/", "classic/", "dmc/", "probe/"))
     assert load(write(to_yaml(config))) == config
 
 
