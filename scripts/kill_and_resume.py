@@ -135,7 +135,7 @@ def _judge(kills: list[Killed], equal: list[tuple[bool, bool]]) -> int:
         "of them with its last save, bit for bit": arrays,
     }
     for name, value in found.items():
-        print(f"{name:<50} {value}")
+        sys.stdout.write(f"{name:<50} {value}\n")
     return 0 if lost <= _EXPERIMENT["epoch"] and not back and metrics == arrays == len(equal) > 0 else 1
 
 

@@ -281,10 +281,12 @@ ONE = make(EnvConfig("probe/cue"))
 @hypothesis.settings(max_examples=500, deadline=None, database=None)
 def test_any_value_of_any_setting_is_a_config_or_one_sentence(data, agent, junk):
     key = data.draw(st.sampled_from(sorted(set(parsing.leaves(config_type(agent))) - {"agent.name", "run_dir"})))
+    said = "in order"
     try:
         config = load(None, [f"--agent={agent}", f"--{key}={junk}"])
         check(config)
         if not key.startswith("env."):
             AGENTS[agent].make(config.agent, ONE.observation_spec, ONE.action_spec)
     except UserError as error:
-        assert str(error).isprintable()
+        said = str(error)
+    assert said.isprintable()
