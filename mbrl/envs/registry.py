@@ -33,6 +33,7 @@ ENVS: dict[str, Callable[..., Environment] | HostEnv] = {
     "probe/exact": probes.Exact,
     "probe/reward": probes.Reward,
     "probe/sight": probes.Sight,
+    "probe/tasks": probes.Tasks,
     "probe/terminal": probes.Terminal,
 }
 
