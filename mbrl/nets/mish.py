@@ -1,4 +1,4 @@
-"""The layers of TD-MPC2: dense, layer norm, Mish; and its simplicial normalisation (Hansen et al. 2024, section 3.1)."""
+"""The layers of TD-MPC2: dense, layer norm, Mish; and its simplicial normalisation (Hansen et al. 2024)."""
 
 from __future__ import annotations
 

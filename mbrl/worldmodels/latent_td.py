@@ -101,7 +101,7 @@ class Latent(NamedTuple):
     """The model's state, and what it expected on arriving there."""
 
     state: Float[Array, "*N Z"]
-    task: Float[Array, "*N E"]  # the task's embedding; E = 0 where there is but one
+    task: Float[Array, "*N E"] | None  # the task's embedding, where there are several
     reward: Float[Array, "*N K"]  # logits
     going: Float[Array, "*N"]  # logit of the episode going on
 
@@ -147,7 +147,8 @@ def task_count(spec: Spec) -> int:
     if isinstance(task, specs.BoundedArray) and task.shape == () and np.min(task.minimum) >= 0:
         return int(np.max(task.maximum)) + 1
     raise UserError(
-        f"observation 'task' must be one whole number from 0 up, a DiscreteArray that says how many there are; got {task}"
+        f"observation 'task' must be a DiscreteArray, a whole number from 0 up of which it is known how many there are; "
+        f"got {task}"
     )
 
 
@@ -248,11 +249,12 @@ class LatentTD:
     def initial(self, batch_size: int) -> Latent:
         """Return the state before anything was seen: zeros, and an episode that goes on."""
         zeros = lambda width: jnp.zeros((batch_size, width))
-        return Latent(zeros(self.width), zeros(self.embedded), zeros(self.config.bins), jnp.full(batch_size, SURE))
+        task = zeros(self.embedded) if self.tasks else None
+        return Latent(zeros(self.width), task, zeros(self.config.bins), jnp.full(batch_size, SURE))
 
     def features(self, latent: Latent) -> Float[Array, "*N F"]:
         """Return the latent state, and the task's embedding beside it."""
-        return jnp.concatenate([latent.state, latent.task], -1)
+        return latent.state if latent.task is None else jnp.concatenate([latent.state, latent.task], -1)
 
     def step(
         self, params: Params, key: PRNGKey, latent: Latent, action: Float[Array, "B A"], timestep: TimeStep
@@ -286,9 +288,10 @@ class LatentTD:
     def encode(self, params: Params, observation: Observation, lead: tuple[int, ...]) -> Latent:
         """Return the latents ``[*lead]`` of observations, as if each were an episode's first."""
         seen = as_dict(observation)
-        task = embed(params["task"], seen[TASK]) if self.tasks else jnp.zeros((*lead, 0))
+        task = embed(params["task"], seen[TASK]) if self.tasks else None
         vectors = [seen[name].reshape((*lead, -1)).astype(jnp.float32) for name in self.senses.vectors]
-        tokens = [jnp.concatenate([*vectors, task], -1)] if vectors or self.tasks else []
+        vectors += [] if task is None else [task]
+        tokens = [jnp.concatenate(vectors, -1)] if vectors else []
         if self.senses.images:
             tokens = [self._apply(params, "vectors", *tokens)] if tokens else []
             tokens += [self._apply(params, f"encoder_{name}", seen[name]) for name in self.senses.images]
