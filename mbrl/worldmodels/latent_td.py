@@ -241,7 +241,8 @@ class LatentTD:
         tokens = [jnp.zeros(shape(name)) for name in self.encoders if name != "encoder"] or [vectors]
         inputs["encoder"] = (jnp.concatenate(tokens, -1),)
         named = zip(keys, self.nets.items(), strict=True)
-        params = {name: net.init(part, *inputs[name])["params"] for part, (name, net) in named}
+        # A network of no layers, which some sizes leave beside images, has no parameters.
+        params = {name: net.init(part, *inputs[name]).get("params", {}) for part, (name, net) in named}
         if self.tasks:
             params["task"] = jax.random.uniform(task_key, (self.tasks, self.embedded), minval=-0.02, maxval=0.02)
         return params
