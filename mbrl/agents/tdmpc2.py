@@ -104,7 +104,7 @@ class TDMPC2:
         self.planners = {mode: planners.make(planner, self.problem) for mode, planner in named.items()}
         values, policy = make_optimiser(config.optim), make_optimiser(config.policy_optim)
         # Decoders have one of their own: in the others' norm, which is bounded, they would have a say after all.
-        each = {"values": values, "policy": policy, "decoder": values}
+        each: dict[Any, Any] = {"values": values, "policy": policy, "decoder": values}
         self.optimiser = optax.chain(optax.partition(each, self._owners), optax.stateless(self._slowed))
 
     def init(self, key: PRNGKey) -> TDMPC2State:

@@ -86,7 +86,8 @@ def path(weight=1.0):
     timestep = TimeStep(jnp.full((2, 3), MID), jnp.ones((2, 3)), jnp.ones((2, 3)), jnp.zeros((2, 3, 1)))
     reached = jnp.array([[1.0, 1, 1], [1, 1, 0], [1, 0, 0]])
     features = weight * jnp.linspace(-1, 1, 9).reshape((3, 3, 1))
-    return Path(features, jnp.zeros((2, 3, 1)), jnp.zeros((2, 3, 1)), timestep, jnp.array([[1.0], [0.5], [0.25]]), reached)
+    zeros = jnp.zeros((2, 3, 1))
+    return Path(features, zeros, zeros, timestep, jnp.array([[1.0], [0.5], [0.25]]), reached)
 
 
 def test_losses_are_decayed_and_masked_by_hand():
