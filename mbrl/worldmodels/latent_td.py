@@ -147,8 +147,8 @@ def task_count(spec: Spec) -> int:
     if isinstance(task, specs.BoundedArray) and task.shape == () and np.min(task.minimum) >= 0:
         return int(np.max(task.maximum)) + 1
     raise UserError(
-        f"observation 'task' must be a DiscreteArray, a whole number from 0 up of which it is known how many there are; "
-        f"got {task}"
+        f"observation 'task' must be a DiscreteArray, a whole number from 0 up of which it is known how many there are"
+        f"; got {task}"
     )
 
 
