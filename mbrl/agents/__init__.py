@@ -1,6 +1,6 @@
 """Agents: thin compositions of a world model and what acts in it, and guests that bring their own training loop."""
 
-from mbrl.agents import brax, dreamer, mbpo, muzero
+from mbrl.agents import brax, dreamer, mbpo, muzero, tdmpc2
 from mbrl.agents.base import Agent, AgentEntry, Guest, GuestEntry, Player
 
 AGENTS: dict[str, AgentEntry | GuestEntry] = {
@@ -10,6 +10,7 @@ AGENTS: dict[str, AgentEntry | GuestEntry] = {
     "muzero": AgentEntry(muzero.MuZeroConfig, muzero.make),
     "ppo": GuestEntry(brax.PPOConfig, brax.make),
     "sac": GuestEntry(brax.SACConfig, brax.make),
+    "tdmpc2": AgentEntry(tdmpc2.TDMPC2Config, tdmpc2.make),
 }
 
 __all__ = ["AGENTS", "Agent", "AgentEntry", "Guest", "GuestEntry", "Player"]

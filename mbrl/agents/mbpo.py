@@ -15,7 +15,7 @@ from mbrl.agents import parts
 from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
 from mbrl.agents.diagnosis import diagnose
 from mbrl.agents.parts import Memory
-from mbrl.agents.planning import mbpo_problem
+from mbrl.agents.planning import action_value_problem
 from mbrl.behaviours.soft_actor_critic import SoftActorCritic, SoftActorCriticConfig, replayed_steps, some_times
 from mbrl.core import parallel
 from mbrl.core.errors import UserError
@@ -144,5 +144,5 @@ def make(config: MBPOConfig, observation_spec: Spec, action_spec: Spec) -> Agent
         UserError: the config cannot be built, or the task's specs are not supported.
     """
     mbpo = MBPO(config, observation_spec, parts.one_action("mbpo", action_spec))
-    problem = mbpo_problem(mbpo.model, mbpo.behaviour)
+    problem = action_value_problem(mbpo.model, mbpo.behaviour, config.behaviour.gamma)
     return Agent(mbpo.init, mbpo.initial, mbpo.act, mbpo.update, mbpo.diagnose, config.behaviour.gamma, problem)

@@ -13,11 +13,13 @@ from mbrl.agents.base import ActOutput, Agent, AgentState, Mode, Player
 from mbrl.behaviours.actor_critic import ActorCritic
 from mbrl.behaviours.policy_value import PolicyValue
 from mbrl.behaviours.soft_actor_critic import SoftActorCritic
+from mbrl.behaviours.temporal_difference import TemporalDifference
 from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey, TimeStep
 from mbrl.planners import Planner, Problem, from_model
 from mbrl.worldmodels.base import Latent
 from mbrl.worldmodels.ensemble import Ensemble
+from mbrl.worldmodels.latent_td import LatentTD
 from mbrl.worldmodels.muzero import MuZeroModel
 from mbrl.worldmodels.rssm import RSSM
 
@@ -30,7 +32,7 @@ class Planned(NamedTuple):
 
 
 def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) -> Agent:
-    """Return an agent that filters as before and plans where it would have asked its policy.
+    """Return an agent that filters as before and plans where it would have asked its policy, or another planner.
 
     Args:
         agent: with a ``problem``.
@@ -42,7 +44,8 @@ def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) 
     """
     if not isinstance(agent, Agent) or agent.problem is None:
         raise UserError(
-            f"{config.name} needs a world model to plan in, which this agent lacks; take dreamer, mbpo or muzero"
+            f"{config.name} needs a world model to plan in, which this agent lacks; "
+            "take dreamer, mbpo, muzero or tdmpc2"
         )
     problem = agent.problem if cost is None else planners.with_cost(agent.problem, cost)
     planner = planners.make(config, problem)
@@ -52,7 +55,8 @@ def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) 
 
     def act(state: AgentState, key: PRNGKey, carry: Planned, timestep: TimeStep, mode: Mode) -> ActOutput:
         act_key, plan_key = jax.random.split(key)
-        output = agent.act(state, act_key, carry.memory, timestep, mode)
+        # It filters and no more: its own action, which may be a plan already, is not wanted but where it is random.
+        output = agent.act(state, act_key, carry.memory, timestep, "random")
         begun = forget(planner, carry.plan, timestep)
         if mode == "random":
             return output._replace(carry=Planned(output.carry, begun))
@@ -81,15 +85,17 @@ def dreamer_problem(model: RSSM, behaviour: ActorCritic) -> Problem:
     return from_model(model, model.actions, gamma, policy, value, discrete)
 
 
-def mbpo_problem(model: Ensemble, behaviour: SoftActorCritic) -> Problem:
-    """Return what MBPO's parts amount to for a planner: two critics, of the policy's mode."""
+def action_value_problem(
+    model: Ensemble | LatentTD, behaviour: SoftActorCritic | TemporalDifference, gamma: float
+) -> Problem:
+    """Return what a model and critics of actions amount to for a planner: all critics, of the policy's mode."""
 
-    def value(params: Params, latent: Latent) -> Float[Array, "2 *N"]:
+    def value(params: Params, latent: Latent) -> Float[Array, "E *N"]:
         action = behaviour.act(params["actor"], latent).mode()
         return behaviour.values(params["critic"], model.features(latent), action)
 
     policy = lambda params, latent: behaviour.act(params["actor"], latent)
-    return from_model(model, model.actions, behaviour.config.gamma, policy, value)
+    return from_model(model, model.actions, gamma, policy, value)
 
 
 def muzero_problem(model: MuZeroModel, behaviour: PolicyValue) -> Problem:

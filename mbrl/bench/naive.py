@@ -83,6 +83,7 @@ class Naive:
         """Take sizes and networks from ``dreamer``."""
         self.dreamer, self.model, self.behaviour = dreamer, dreamer.model, dreamer.behaviour
         config: OptimConfig = dreamer.config.optim
+        assert config.agc is not None, "the bench's agent clips adaptively"
         warm_up = lambda done: config.learning_rate * jnp.minimum(1.0, (done + 1) / max(1, config.warmup))
         self.optimiser = optax.chain(
             clip_by_agc(config.agc, config.agc_eps),

@@ -52,6 +52,12 @@ def symexp_bins(bins: int, limit: float = 20.0) -> Float[Array, "K"]:
     return jnp.concatenate([half, -half[:-1][::-1]])
 
 
+def even_bins(bins: int, limit: float = 10.0) -> Float[Array, "K"]:
+    """Return an odd number of bins, evenly spaced over [-limit, limit] and exactly mirrored."""
+    half = jnp.linspace(-limit, 0.0, (bins - 1) // 2 + 1, dtype=jnp.float32)
+    return jnp.concatenate([half, -half[:-1][::-1]])
+
+
 def two_hot(value: Float[Array, "*N"], bins: Float[Array, "K"]) -> Float[Array, "*N K"]:
     """Return weights on the two bins around ``value`` whose mean is ``value`` (Hafner et al. 2023, eq. 11).
 
@@ -81,6 +87,26 @@ class TwoHot(NamedTuple):
     def log_prob(self, value: Float[Array, "*N"]) -> Float[Array, "*N"]:
         """Minus the cross-entropy of the two-hot target, ``[*N]``."""
         weighted = (two_hot(value, symexp_bins(self.logits.shape[-1])) * self.logits).sum(-1)
+        return weighted - jax.nn.logsumexp(self.logits, axis=-1)
+
+
+class SymlogTwoHot(NamedTuple):
+    """A scalar as a categorical over bins that lie evenly in symlog space, -10 to 10 (Hansen et al. 2024, TD-MPC2).
+
+    Unlike ``TwoHot`` it averages in symlog space: what it reads out is symexp of the mean.
+    """
+
+    logits: Float[Array, "*N K"]
+
+    def mean(self) -> Float[Array, "*N"]:
+        """Symexp of the expected symlog; bins of equal weight on both sides cancel to exactly zero."""
+        probs = jax.nn.softmax(self.logits)
+        bins = even_bins(self.logits.shape[-1])
+        return symexp(jnp.dot(probs - probs[..., ::-1], bins, precision="highest") / 2)
+
+    def log_prob(self, value: Float[Array, "*N"]) -> Float[Array, "*N"]:
+        """Minus the cross-entropy of the two-hot target, ``[*N]``."""
+        weighted = (two_hot(symlog(value), even_bins(self.logits.shape[-1])) * self.logits).sum(-1)
         return weighted - jax.nn.logsumexp(self.logits, axis=-1)
 
 

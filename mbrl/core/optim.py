@@ -1,4 +1,4 @@
-"""The optimiser: adaptive gradient clipping, then LaProp or Adam, then a warm-up of the learning rate.
+"""The optimiser: clipping as a whole or adaptively by tensor, then LaProp or Adam, then a warm-up of the learning rate.
 
 Symbols: g gradient, θ parameter, n running mean of g², m momentum, β1 and β2 their decay rates, η learning rate.
 """
@@ -27,8 +27,11 @@ class OptimConfig:
     """Size of a parameter's step once the warm-up is over."""
     optimiser: Literal["laprop", "adam"] = "laprop"
     """LaProp takes the momentum of the normalised gradient, Adam normalises the momentum of the gradient."""
-    agc: float = 0.3
-    """Adaptive gradient clipping: a tensor's gradient may be at most this share of the tensor's own norm."""
+    clip: float | None = None
+    """The largest norm that all gradients together may have; `null` for any."""
+    agc: float | None = 0.3
+    """Adaptive gradient clipping: a tensor's gradient may be at most this share of the tensor's own norm; `null` for
+    none."""
     agc_eps: float = 1e-3
     """The norm below which a tensor counts as this large for the clipping, so that zeros can grow."""
     beta1: float = 0.9
@@ -122,8 +125,9 @@ def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
         return config.learning_rate * jnp.minimum(1.0, (updates_done + 1) / max(1, config.warmup))
 
     def on_rows(rows: Rows) -> optax.GradientTransformation:
+        each = optax.identity() if config.agc is None else clip_by_agc(config.agc, config.agc_eps, rows.norms)
         return optax.chain(
-            clip_by_agc(config.agc, config.agc_eps, rows.norms),
+            each if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), each),
             normaliser(config.beta1, config.beta2, config.eps),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -144,8 +148,9 @@ def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
 
 def check(config: OptimConfig) -> None:
     """Raise UserError for the first value outside its range."""
-    for name in ("learning_rate", "agc", "agc_eps", "eps"):
-        if not getattr(config, name) > 0:
+    for name in ("learning_rate", "clip", "agc", "agc_eps", "eps"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
             raise UserError(f"optim.{name} must be above 0, not {getattr(config, name)}")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(config, name) < 1:

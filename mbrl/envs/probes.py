@@ -17,7 +17,7 @@ from dm_env import specs
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mbrl.core.errors import UserError
-from mbrl.core.types import LAST, MID, PRNGKey, TimeStep, restart
+from mbrl.core.types import LAST, MID, Observation, PRNGKey, Spec, TimeStep, restart
 
 
 class ProbeState(NamedTuple):
@@ -44,7 +44,7 @@ class Probe(abc.ABC):
     random_return: float
 
     @property
-    def observation_spec(self) -> specs.Array:
+    def observation_spec(self) -> Spec:
         """A float32 vector."""
         return specs.Array((self.seen + 1,), np.float32, name="observation")
 
@@ -69,7 +69,7 @@ class Probe(abc.ABC):
         step_type = jnp.where(goes_on, MID, LAST).astype(jnp.int32)
         return state, TimeStep(step_type, reward, goes_on.astype(jnp.float32), self.observe(state))
 
-    def observe(self, state: ProbeState) -> Array:
+    def observe(self, state: ProbeState) -> Observation:
         """Return what is seen, and the time."""
         return jnp.append(self.look(state), state.time / self.length).astype(jnp.float32)
 
@@ -258,6 +258,40 @@ class Terminal(Probe):
     def best(self, state: ProbeState) -> Array:
         """Take in the last step only."""
         return jnp.where(state.time == self.length - 1, 1.0, -1.0)[None]
+
+
+class Tasks(Action):
+    """The action times the sign of the task, one of four for an episode; only an integer ``task`` tells which is on.
+
+    Optimal return 10, random 0. The signs are 1, -1, -1, 1: no number that grows with the task's says them, so that
+    tasks have to be told apart, and whoever is blind to ``task`` earns nothing.
+    """
+
+    redraws = False
+    seen = 0
+    signs: ClassVar[tuple[float, ...]] = (1.0, -1.0, -1.0, 1.0)
+
+    @property
+    def observation_spec(self) -> dict[str, specs.Array]:
+        """The time, and the task."""
+        task = specs.DiscreteArray(len(self.signs), np.int32, name="task")
+        return {"time": specs.Array((1,), np.float32, name="time"), "task": task}
+
+    def draw(self, key: PRNGKey) -> Float[Array, ""]:
+        """Draw a task."""
+        return jax.random.randint(key, (), 0, len(self.signs)).astype(jnp.float32)
+
+    def observe(self, state: ProbeState) -> dict[str, Array]:
+        """Return the time and the task."""
+        return {"time": (state.time / self.length)[None], "task": state.context.astype(jnp.int32)}
+
+    def outcome(self, state: ProbeState, action: Array) -> tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+        """The task's sign times action."""
+        return super().outcome(state._replace(context=self.best(state)[0]), action)
+
+    def best(self, state: ProbeState) -> Array:
+        """The task's sign."""
+        return jnp.asarray(self.signs)[state.context.astype(jnp.int32)][None]
 
 
 class Exact(Probe):

@@ -35,6 +35,7 @@ ENVS: dict[str, Callable[..., Environment] | HostEnv] = {
     "probe/exact": probes.Exact,
     "probe/reward": probes.Reward,
     "probe/sight": probes.Sight,
+    "probe/tasks": probes.Tasks,
     "probe/terminal": probes.Terminal,
 }
 

@@ -105,7 +105,8 @@ def assess(sequence: Sequence, diagnosis: Diagnosis, gamma: float, context: int,
     reward, discount = timestep.reward, timestep.discount
     far = lambda x: _behind(x, context, length)[..., 0][ahead]
     error = partial(open_loop_error, ahead=ahead, context=context)
-    truth = as_dict(timestep.observation)
+    # A key that the model does not say anything of, such as a task's number, is not judged.
+    truth = {k: v for k, v in as_dict(timestep.observation).items() if k in said.open_loop_observation}
     return Assessment(
         open_loop={k: error(v, said.open_loop_observation[k]) for k, v in truth.items() if not is_image(v, 2)},
         open_loop_reward=error(reward, said.open_loop_reward),

@@ -77,6 +77,8 @@ class ShootingConfig:
     """Draw uniformly over the action space instead."""
     choose: Literal["mean", "best", "sample"] = "mean"
     """The action: of the distribution's mean, of the best elite, or of one drawn by weight, as TD-MPC2 does."""
+    noise: bool = False
+    """Add normal noise of the distribution's deviation to the action, to explore, as TD-MPC2 does while it trains."""
 
 
 class Searched(NamedTuple):
@@ -128,6 +130,10 @@ class Shooting:
         body = lambda searched, key: (self._improve(params, keys, latent, guided, searched, key), None)
         searched, _ = jax.lax.scan(body, searched, jax.random.split(loop_key, self.config.iterations))
         sequence = self._choice(searched, pick_key)
+        if self.config.noise:
+            # By a key of its own, so that without noise nothing is drawn otherwise than before.
+            eps = normal(jax.random.fold_in(pick_key, 1), sequence[:, 0].shape)
+            sequence = sequence.at[:, 0].set(into_bounds(self.problem, sequence[:, 0] + searched.std[:, 0] * eps))
         weights = searched.weights
         if self.config.choose == "best":  # what is acted on counts alone; the elites are sorted
             weights = jnp.zeros_like(weights).at[:, 0].set(1.0)
@@ -142,7 +148,8 @@ class Shooting:
             tree=None,
             steps=jnp.int32(self.steps),
         )
-        # What is drawn to act on is no place to begin from: the mean is carried on then (Hansen et al. 2024).
+        # What is drawn to act on is no place to begin from: the mean is carried on then (Hansen et al. 2024). Of a
+        # sequence its first action, the one that noise is added to, is not carried on.
         carried = searched.mean if self.config.choose == "sample" else sequence
         return plan, shifted(carried, jnp.ones(sequence.shape[:2]))
 
@@ -263,6 +270,8 @@ def _check(config: ShootingConfig, problem: Problem) -> None:
     least = {"samples": 1, "horizon": 1, "iterations": 1, "elites": 1, "policy_samples": 0, "temperature": 0,
              "min_std": 0, "colour": 0, "kept": 0}
     check_config(config.name, config, least, {"horizon": 1000})
+    if problem.discrete and config.noise:
+        raise UserError(f"planner {config.name}: noise must be false, for noise on a discrete action makes no sense")
     if problem.discrete and (config.policy_samples or config.kept or config.choose == "mean"):
         raise UserError(
             f"planner {config.name}: of discrete actions policy_samples and kept must be 0 and choose best or sample; "

@@ -305,8 +305,8 @@ def _dream(sequence: Sequence, judged: Judged, env: VectorEnvironment) -> Sectio
         top = image_tops(as_dict(env.observation_spec))[image]
         return report_frames.dream(sequence, diagnosis, image, top, judged.frames[image], CONTEXT)
     ahead = judge.until_border(timestep.step_type == FIRST, CONTEXT, CONTEXT + HORIZON)
-    key, truth = next(iter(as_dict(timestep.observation).items()))
-    predicted = diagnosis.open_loop_observation[key]
+    key, predicted = next(iter(diagnosis.open_loop_observation.items()))
+    truth = as_dict(timestep.observation)[key]
     start, number, steps = judge.typical_window(np.asarray(truth), np.asarray(predicted), ahead, CONTEXT)
     if not steps:
         return Section("The dream", f"No episode went on after the {CONTEXT} steps that the model sees.")

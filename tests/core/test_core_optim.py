@@ -197,3 +197,12 @@ def test_bad_values_are_refused_in_a_sentence(changes, sentence):
     with pytest.raises(UserError) as error:
         make_optimiser(dataclasses.replace(OptimConfig(), **changes))
     assert str(error.value) == sentence
+
+
+def test_all_gradients_together_are_clipped_to_a_norm_by_hand():
+    # Of norm 50 = |(30, 40)|, clipped to 5: (3, 4). Adam's first step forgets sizes unless its epsilon is large.
+    config = OptimConfig(learning_rate=1.0, optimiser="adam", clip=5.0, agc=None, eps=1e6, warmup=0)
+    optimiser = make_optimiser(config)
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    steps, _ = optimiser.update({"a": jnp.array([30.0]), "b": jnp.array([40.0])}, optimiser.init(params), params)
+    np.testing.assert_allclose([steps["a"][0], steps["b"][0]], [-3e-6, -4e-6], rtol=1e-4)

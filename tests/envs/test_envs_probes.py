@@ -11,7 +11,7 @@ from dm_env import specs
 from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, LAST, MID
 from mbrl.envs import ENVS
-from mbrl.envs.probes import Cue, Delayed, ProbeState, Sight, Terminal
+from mbrl.envs.probes import Cue, Delayed, ProbeState, Sight, Tasks, Terminal
 
 KEY = jax.random.key(0)
 PROBES = sorted(name for name in ENVS if name.startswith("probe/"))
@@ -64,8 +64,9 @@ def test_the_best_policy_earns_the_optimal_return_and_is_terminated(name):
     assert steps.discount[0].tolist() == [1] * env.length + [0]
     if name != "probe/sight":
         times = np.arange(env.length + 1) / env.length
-        np.testing.assert_allclose(steps.observation[0, :, -1], times, rtol=1e-6)
-    env.observation_spec.validate(np.asarray(steps.observation[0, 0]))
+        told = steps.observation["time"] if name == "probe/tasks" else steps.observation
+        np.testing.assert_allclose(told[0, :, -1], times, rtol=1e-6)
+    jax.tree.map(lambda spec, seen: spec.validate(np.asarray(seen[0, 0])), env.observation_spec, steps.observation)
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -82,6 +83,16 @@ def test_a_cue_is_seen_once_and_nothing_else_tells_it():
     assert set(seen[:, 0, 0].tolist()) == {-1.0, 1.0}
     np.testing.assert_array_equal(seen[:, 1:], np.broadcast_to(seen[:1, 1:], seen[:, 1:].shape))
     np.testing.assert_array_equal(seen[0, 1:, 0], np.zeros(8))
+
+
+def test_only_its_number_tells_a_task():
+    env = Tasks()
+    steps, _ = episodes(env, functools.partial(best, env), 64)
+    task = np.asarray(steps.observation["task"])
+    assert set(task[:, 0]) == {0, 1, 2, 3}
+    assert (task == task[:, :1]).all()
+    always, _ = episodes(env, lambda *_: jnp.ones(1), 64)
+    np.testing.assert_array_equal(always.reward[:, 1], np.array([1, -1, -1, 1])[task[:, 0]])
 
 
 def test_without_memory_a_cue_is_worth_one():
