@@ -92,12 +92,12 @@ def test_an_environment_that_shows_pictures_need_not_draw(here, capsys):
     assert "11 steps of probe/sight" in capsys.readouterr().out
     frames, _ = film(here / "a.gif")  # where it is the same picture for two steps, a GIF has one for both
     assert 5 < len(frames) <= 11
-    # Inside its border of three a black square of 26 by 26, in which four white pixels are four times as large.
+    # Inside its border of three a black square of 26 by 26, in which two white pixels are four times as large.
     for frame in frames:
         rows, columns = np.nonzero((frame < 50).all(axis=-1))
         square = frame[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         assert square.shape == (26, 26, 3)
-        assert (square > 200).all(axis=-1).sum() == 4 * 16
+        assert (square > 200).all(axis=-1).sum() == 2 * 16
 
 
 class Wide(Ball):
