@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,8 +61,8 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"--address is of a Ray cluster, but --backend is {arguments.backend}; leave it out")
     with folders.hold(root, sweep, arguments.backend), _Table(sweep, quiet=arguments.json) as show:
         if arguments.backend == "ray":
-            received: list[int] = []
             outcomes = tune.search(sweep, root, arguments.address, show)
+            received = [signal.SIGINT] if any(one.state == "running" for one in outcomes) else []
         else:
             local = arguments.backend == "local"
             launcher = Processes() if local else Slurm(root / "slurm", dict(sweep.slurm))
@@ -75,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
     if received:
         print(f"mbrl: stopped; the same command goes on with {root}", file=sys.stderr)
         return 128 + received[0]
-    return int(all(one.score is None for one in outcomes))
+    return int(all(one.state == "failed" for one in outcomes))
 
 
 def _asked(arguments: SweepArguments, sweep: Sweep) -> Sweep:

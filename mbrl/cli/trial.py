@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from mbrl.cli import config as reader
 from mbrl.cli.main import main as mbrl
 from mbrl.sweeps.trial import ADOPTED
+
+_POLL = 5.0  # seconds between two looks at a folder that is in use
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,12 +25,25 @@ def main(argv: Sequence[str]) -> int:
 
     run, experiment, *words = argv
     folder = RunDir(Path(run))
+    _wait(folder.path)
     if not folder.config.is_file():
         return mbrl(["train", experiment, *words, "--run_dir", run])
     for save in sorted((folder.path / ADOPTED).glob("[0-9]*")):
         fork(save, folder, reader.load(experiment, words))
         shutil.rmtree(folder.path / ADOPTED)
     return mbrl(["train", run])
+
+
+def _wait(folder: Path) -> None:
+    """Wait until nobody trains in a folder: where a sweep was killed, its trials go on to their ends without it."""
+    from mbrl.runner import rundir
+
+    while folder.is_dir():
+        try:
+            with rundir.hold(folder):
+                return
+        except rundir.InUse:
+            time.sleep(_POLL)
 
 
 if __name__ == "__main__":

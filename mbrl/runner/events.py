@@ -55,6 +55,8 @@ class Events:
         with self._giving_up():
             if self._writer is not None:
                 self._writer.flush()
+                # Said once: in a later file it would hide what this one has of the run.
+                self._purge_step = None
 
     def close(self) -> None:
         """Flush and end; raises OSError where the disk refuses."""

@@ -26,7 +26,7 @@ def hold(folder: Path, sweep: Sweep, backend: str) -> Iterator[None]:
         UserError: another process holds it, it is a folder of something else, or of another search.
     """
     spec = folder / _SPEC
-    if folder.is_file() or (folder.is_dir() and not spec.is_file() and any(folder.iterdir())):
+    if folder.is_file() or (folder.is_dir() and not spec.is_file() and _content(folder)):
         raise UserError(f"{folder} is in the way of the sweep, but is none: choose another --root")
     folder.mkdir(parents=True, exist_ok=True)
     now = json.loads(json.dumps({"backend": backend} | sweep._asdict()))
@@ -34,7 +34,17 @@ def hold(folder: Path, sweep: Sweep, backend: str) -> Iterator[None]:
         if spec.is_file():
             _check_same(spec, now)
         write_atomic(spec, json.dumps(now, indent=1))
-        yield
+        try:
+            yield
+        except UserError:
+            # A search that could not begin leaves nothing that stands in the way of the next try.
+            if _content(folder) == [spec.name]:
+                spec.unlink()
+            raise
+
+
+def _content(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def _check_same(spec: Path, now: dict[str, Any]) -> None:

@@ -12,12 +12,15 @@ from ray import tune
 
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.files import write_atomic
+from mbrl.runner.loggers import MetricsLog
+from mbrl.runner.rundir import RunDir
 from mbrl.sweeps import trial as trials
 from mbrl.sweeps.spec import Sweep, words
 from mbrl.sweeps.trial import Job, Processes
 
 SCORE, STEPS = "score", "env_steps"  # the names in what a step returns
 _POLL = 0.5  # seconds between two looks at the run
+_TRIES = 5  # to copy a save that may be pruned meanwhile
 
 
 class RayTrial(tune.Trainable):
@@ -59,8 +62,15 @@ class RayTrial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> str:
         """Copy the newest whole save, for another member of the population to take over."""
-        save = Checkpoints(self._run / "checkpoints").find()
-        shutil.copytree(save.path, Path(checkpoint_dir, save.path.name))
+        for left in reversed(range(_TRIES)):
+            save = Checkpoints(self._run / "checkpoints").find()
+            try:
+                shutil.copytree(save.path, Path(checkpoint_dir, save.path.name))
+                break
+            except OSError:  # the run, which goes on, has a newer one and no room for this one any more
+                shutil.rmtree(Path(checkpoint_dir, save.path.name), ignore_errors=True)
+                if not left:
+                    raise
         return checkpoint_dir
 
     def load_checkpoint(self, checkpoint: str) -> None:
@@ -70,6 +80,9 @@ class RayTrial(tune.Trainable):
         shutil.rmtree(adopted, ignore_errors=True)
         shutil.copytree(checkpoint, adopted)
         self._seen = max(int(path.name) for path in adopted.glob("[0-9]*"))
+        # What the old weights have logged beyond that is no score of the new ones.
+        with MetricsLog(RunDir(self._run), self._seen):
+            pass
 
     def cleanup(self) -> None:
         """Stop the run; it saves."""

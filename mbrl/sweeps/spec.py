@@ -63,6 +63,7 @@ def _word(value: Any) -> str:
 
 
 def ranked(outcomes: list[Outcome], mode: str) -> list[Outcome]:
-    """Return trials, the best first, those without a score last."""
+    """Return trials, the best first, those that failed or have no score last."""
     sign = -1 if mode == "max" else 1
-    return sorted(outcomes, key=lambda one: (one.score is None, sign * (one.score or 0.0), one.number))
+    last = lambda one: one.state == "failed" or one.score is None
+    return sorted(outcomes, key=lambda one: (last(one), sign * (one.score or 0.0), one.number))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from mbrl.core.errors import UserError
 from mbrl.sweeps import trial as trials
@@ -56,7 +60,8 @@ def search(
             time.sleep(_POLL)
     finally:
         for one in running:
-            one.job.stop()
+            with contextlib.suppress(Exception):  # that one cannot be stopped must not keep the others running
+                one.job.stop()
         while any(one.job.poll() is None for one in running):
             time.sleep(_POLL)
     return outcomes(sweep, study, folder)
@@ -72,9 +77,9 @@ def _outcome(sweep: Sweep, trial: Any, root: Path) -> Outcome:
     run = root / trial.user_attrs.get(_FOLDER, f"{trial.number:04d}")
     latest = trials.readings(run, sweep.metric)[-1:]
     score, steps = (latest[0].value, latest[0].steps) if latest else (None, 0)
-    params = trial.params or trial.system_attrs.get("fixed_params", {})
+    params = _asked(trial)
     state = states.get(trial.state.name, "waiting")
-    return Outcome(trial.number, dict(params), run, state, score, steps, trial.user_attrs.get("trouble", ""))
+    return Outcome(trial.number, params, run, state, score, steps, trial.user_attrs.get("trouble", ""))
 
 
 def _study(sweep: Sweep, folder: Path) -> Any:
@@ -88,24 +93,45 @@ def _study(sweep: Sweep, folder: Path) -> Any:
         raise UserError("population-based training needs --backend ray; Optuna, which local and slurm use, has none")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=sweep.seed),
-        "random": lambda: optuna.samplers.RandomSampler(seed=sweep.seed),
+        "tpe": optuna.samplers.TPESampler,
+        "random": optuna.samplers.RandomSampler,
         # All there is was put in the queue, from which nothing is drawn.
-        "grid": lambda: optuna.samplers.RandomSampler(seed=sweep.seed),
+        "grid": optuna.samplers.RandomSampler,
     }
     pruners = {
         "none": optuna.pruners.NopPruner,
         "asha": lambda: optuna.pruners.SuccessiveHalvingPruner(sweep.grace, sweep.reduction),
     }
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.jsonl")))
+    journal = folder / "study.jsonl"
+    _mend(journal)
     study = optuna.create_study(
-        storage=storage, sampler=samplers[sweep.sampler](), pruner=pruners[sweep.scheduler](), study_name=sweep.name,
-        direction="maximize" if sweep.mode == "max" else "minimize", load_if_exists=True,
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
+        pruner=pruners[sweep.scheduler](),
+        study_name=sweep.name,
+        direction="maximize" if sweep.mode == "max" else "minimize",
+        load_if_exists=True,
     )
-    if sweep.sampler == "grid" and not study.get_trials(deepcopy=False):
+    there = study.get_trials(deepcopy=False)
+    # The journal does not keep where the draws stood: a search that goes on draws others, not the same once more.
+    seed = int(np.random.SeedSequence([sweep.seed, len(there)]).generate_state(1)[0]) if there else sweep.seed
+    study.sampler = samplers[sweep.sampler](seed=seed)
+    if sweep.sampler == "grid":
+        queued = [_asked(one) for one in there]
         for params in grid(sweep):
-            study.enqueue_trial(dict(params))
+            if params not in queued:
+                study.enqueue_trial(dict(params))
     return study
+
+
+def _mend(journal: Path) -> None:
+    """Cut off a line that a full disk or a kill has left unfinished: no later one could be read."""
+    if journal.is_file() and not (content := journal.read_bytes()).endswith(b"\n"):
+        os.truncate(journal, content.rfind(b"\n") + 1)
+
+
+def _asked(trial: Any) -> Params:
+    """Return what a trial tries, or will try when it is its turn."""
+    return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
 
 
 def grid(sweep: Sweep) -> list[Params]:
@@ -122,9 +148,14 @@ def _take_up(study: Any) -> None:
     from optuna.trial import TrialState
 
     for cut in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        _again(study, cut)
         study.tell(cut.number, state=TrialState.FAIL)
-        attributes = {_FOLDER: cut.user_attrs[_FOLDER]} if _FOLDER in cut.user_attrs else {}
-        study.enqueue_trial(cut.params, user_attrs=attributes)
+
+
+def _again(study: Any, cut: Any) -> None:
+    """Queue a trial once more; the one that was cut off counts no longer."""
+    attributes = {_FOLDER: cut.user_attrs[_FOLDER]} if _FOLDER in cut.user_attrs else {}
+    study.enqueue_trial(_asked(cut), user_attrs=attributes)
 
 
 def _counted(study: Any) -> list[Any]:
@@ -179,6 +210,9 @@ def _advance(sweep: Sweep, study: Any, running: list[_Running]) -> list[_Running
         # A run that was finished before the search was cut off is refused by `mbrl train`, and is whole.
         elif every and (code == 0 or every[-1].steps >= sweep.steps):
             study.tell(one.trial, every[-1].value)
+        elif code in trials.STOPPED:  # by somebody else, and saved: it goes on when it is its turn again
+            _again(study, study.get_trials(deepcopy=False)[one.trial.number])
+            study.tell(one.trial, state=TrialState.FAIL)
         else:
             said = trials.trouble(one.log) if code else f"it logged no {sweep.metric}"
             one.trial.set_user_attr("trouble", f"exit code {code}: {said}")

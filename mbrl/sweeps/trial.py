@@ -16,6 +16,8 @@ from mbrl.runner.rundir import RunDir
 _MODULE = "mbrl.cli.trial"
 ADOPTED = "adopted"  # in a run's folder: another run's save, from which it is to go on
 PARAMS = "params"  # in a sweep's folder: what each trial of Ray's has of its own
+# Exit codes of a run that a signal has stopped after it was saved, and of a process that the signal met too early.
+STOPPED = frozenset({130, 143, -2, -15})
 _TAIL = 2000  # characters of it that are looked at for what went wrong
 
 
@@ -117,10 +119,14 @@ class Slurm:
                 f"SLURM cannot be used from here ({line}); run this where sbatch is, or take --backend local"
             ) from error
         self._function = submitit.helpers.CommandFunction
+        self._refused = submitit.core.utils.FailedSubmissionError
 
     def launch(self, command: Sequence[str], log: Path) -> Job:
         """Submit a command; what it says goes to the job's own log, whose end the trial's has when it is over."""
-        return _SlurmJob(self._executor.submit(self._function(list(command), verbose=False)), log)
+        try:
+            return _SlurmJob(self._executor.submit(self._function(list(command), verbose=False)), log)
+        except self._refused as error:
+            raise UserError(f"SLURM refused a job: {error}; the same command goes on with the sweep") from error
 
 
 class _SlurmJob:
@@ -133,8 +139,10 @@ class _SlurmJob:
             return None
         failed = job.exception()
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._log.write_text(str(failed) if failed else "", encoding="utf-8")
+        # Around the traceback there are the paths of submitit's own logs.
+        told = str(failed).split("-" * 22) if failed else [""]
+        self._log.write_text(told[1] if len(told) > 1 else told[0], encoding="utf-8")
         return 1 if failed else 0
 
     def stop(self) -> None:
-        self._job.cancel()
+        self._job.cancel(check=False)

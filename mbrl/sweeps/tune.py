@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def search(sweep: Sweep, folder: Path, address: str, show: Callable[[list[Outcom
     states = {}
     for result in results:
         whole = (result.metrics or {}).get("env_steps", 0) >= sweep.steps
-        states[(result.metrics or {}).get("trial_id")] = "failed" if result.error else "done" if whole else "stopped"
+        # Ray ends quietly when it is interrupted; only a scheduler that gives trials up has others that are not whole.
+        unfinished: State = "stopped" if sweep.scheduler == "asha" else "running"
+        states[(result.metrics or {}).get("trial_id")] = "failed" if result.error else "done" if whole else unfinished
     return outcomes(sweep, folder, states)
 
 
@@ -123,10 +126,26 @@ def _scheduler(sweep: Sweep, space: dict[str, Any]) -> Any:
             time_attr="env_steps", max_t=sweep.steps, grace_period=sweep.grace, reduction_factor=sweep.reduction
         )
     if sweep.scheduler == "pbt":
+        # Of a list a neighbour is taken; a number is multiplied, and held within its range.
+        mutations = {
+            name: list(one.values) if one.kind == "choice" else space[name] for name, one in sweep.space.items()
+        }
         return PopulationBasedTraining(
-            time_attr="env_steps", perturbation_interval=sweep.grace, hyperparam_mutations=space
+            time_attr="env_steps", perturbation_interval=sweep.grace, hyperparam_mutations=mutations,
+            custom_explore_fn=partial(within, sweep.space),
         )
     return FIFOScheduler()
+
+
+def within(space: Mapping[str, Range], params: dict[str, Any]) -> dict[str, Any]:
+    """Return a mutated member's settings, held within their ranges."""
+    held = dict(params)
+    for name, one in space.items():
+        if one.kind != "choice":
+            low, high = one.values
+            value = min(max(held[name], low), high)
+            held[name] = round(value) if one.kind == "int" else value
+    return held
 
 
 @contextlib.contextmanager

@@ -97,16 +97,19 @@ def test_events_that_a_full_disk_cuts_short_do_not_hide_later_ones(run, full_dis
     """The buffered record reaches the disk in part when it is flushed; what follows begins a file of its own."""
     fill, empty = full_disk
     run.metrics.touch()
-    log = Events(run.tensorboard)
+    log = Events(run.tensorboard, 5)
     log.write(8, {"x": 1})
+    log.flush()
+    log.write(16, {"x": 2})
     fill()
     with pytest.raises(OSError, match="File too large"):
         log.flush()
     empty()
-    log.write(16, {"x": 2})
+    log.write(24, {"x": 3})
     log.close()
     _, later = sorted(run.tensorboard.iterdir(), key=lambda path: path.name)
-    assert [Event.FromString(record).step for record in records(later)] == [0, 16]
+    # That what came before step 5 is void was said by the first file; the second must not take that one's place.
+    assert [Event.FromString(record).step for record in records(later)] == [0, 24]
 
 
 def test_reading_passes_over_what_is_no_line(run):

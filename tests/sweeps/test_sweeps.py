@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import threading
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from mbrl.cli import sweeps as reader
 from mbrl.cli import trial as trial_module
 from mbrl.cli.main import main
 from mbrl.core.errors import UserError
+from mbrl.runner import rundir
 from mbrl.sweeps import folder as folders
 from mbrl.sweeps import report, study, trial, tune
 from mbrl.sweeps.spec import Outcome, Range, ranked, words
@@ -93,11 +95,12 @@ class Pretend:
     """Trials that score their batch size, better by an evaluation each time they are looked at."""
 
     def __init__(self, fail=lambda _: False):
-        self.fail, self.commands, self.stopped = fail, [], []
+        self.fail, self.commands, self.jobs, self.stopped = fail, [], [], []
 
     def launch(self, command, log):
         self.commands.append(command)
-        return PretendJob(self, command, log)
+        self.jobs.append(PretendJob(self, command, log))
+        return self.jobs[-1]
 
 
 class PretendJob:
@@ -172,6 +175,62 @@ def test_a_search_that_was_cut_off_goes_on_with_its_runs(sweep, here):
     assert len(world.commands) == 6
 
 
+def test_a_search_that_goes_on_draws_other_settings(sweep, here):
+    part = sweep._replace(scheduler="none")
+    search(part._replace(trials=3), here / "s", Pretend())
+    found = search(part, here / "s", Pretend())
+    assert len({tuple(one.params.values()) for one in found}) == 6
+
+
+def test_a_trial_that_somebody_stopped_is_begun_again(sweep, here):
+    world = Pretend()
+
+    def stop_the_first(outcomes):
+        if world.commands and not world.stopped and outcomes[0].steps >= 1024:
+            world.jobs[0].stop()
+
+    found = search(sweep._replace(scheduler="none"), here / "s", world, stop_the_first)
+    assert len(found) == 6
+    assert all(one.state == "done" for one in found)
+    assert len(world.stopped) == 1
+    assert len(world.commands) == 7
+
+
+def test_a_journal_that_was_cut_short_is_read(sweep, here):
+    part = sweep._replace(scheduler="none", trials=2)
+    search(part, here / "s", Pretend())
+    with (here / "s/study.jsonl").open("a") as file:
+        file.write('{"op_code": 4, "worker')
+    assert len(search(part._replace(trials=3), here / "s", Pretend())) == 3
+
+
+def test_members_of_a_population_stay_within_their_ranges(sweep):
+    mutated = {"agent.optim.learning_rate": 0.012, "replay.batch_size": 3.2}
+    assert tune.within(sweep.space, mutated) == {"agent.optim.learning_rate": 1e-2, "replay.batch_size": 4}
+
+
+def test_a_search_that_could_not_begin_stands_in_nobodys_way(sweep, here):
+    with pytest.raises(UserError, match="no Ray"), folders.hold(here / "s", sweep, "ray"):
+        raise UserError("no Ray here")
+    with folders.hold(here / "s", sweep, "local"):
+        pass
+
+
+def test_a_trial_waits_for_one_that_outlived_its_sweep(here, monkeypatch):
+    said = []
+    monkeypatch.setattr(trial_module, "mbrl", lambda argv: said.append(argv) or 0)
+    monkeypatch.setattr(trial_module, "_POLL", 0.01)
+    (here / "run").mkdir()
+    (here / "run/config.yaml").touch()
+    thread = threading.Thread(target=trial_module.main, args=(["run", "quickstart"],))
+    with rundir.hold(here / "run"):
+        thread.start()
+        time.sleep(0.1)
+        assert not said
+    thread.join()
+    assert said == [["train", "run"]]
+
+
 def test_a_signal_ends_the_search_and_stops_its_trials(sweep, here):
     stopping = []
     world = Pretend()
@@ -243,11 +302,12 @@ def test_processes_and_what_they_say(here):
 def test_slurm_runs_what_is_submitted(here):
     pytest.importorskip("submitit")
     slurm = trial.Slurm(here / "jobs", {"timeout_min": 1}, cluster="local")
-    jobs = [slurm.launch([sys.executable, "-c", f"raise SystemExit({code})"], here / f"{code}.log") for code in (0, 3)]
+    ends = {"good": "raise SystemExit(0)", "bad": "raise SystemExit('mbrl: out of memory')"}
+    jobs = [slurm.launch([sys.executable, "-c", code], here / f"{name}.log") for name, code in ends.items()]
     while any(job.poll() is None for job in jobs):
         time.sleep(0.05)
     assert [job.poll() for job in jobs] == [0, 1]
-    assert "3" in (here / "3.log").read_text()
+    assert trial.trouble(here / "bad.log").endswith("mbrl: out of memory")
     with pytest.raises(UserError, match="SLURM cannot be used from here"):
         trial.Slurm(here / "jobs", {"no_such_option": 1}, cluster="local")
 
