@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ class Slurm:
                 f"SLURM cannot be used from here ({line}); run this where sbatch is, or take --backend local"
             ) from error
         self._function = submitit.helpers.CommandFunction
-        self._refused = submitit.core.utils.FailedSubmissionError
+        self._refused = importlib.import_module("submitit.core.utils").FailedSubmissionError
 
     def launch(self, command: Sequence[str], log: Path) -> Job:
         """Submit a command; what it says goes to the job's own log, whose end the trial's has when it is over."""
