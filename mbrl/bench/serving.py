@@ -68,10 +68,10 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _load(url: str, sessions: int, seconds: float, rate: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "mbrl.bench.load", url, "--sessions", str(sessions), "--seconds", str(seconds)]
+    command = [sys.executable, "-P", "-m", "mbrl.bench.load", url, "--sessions", str(sessions)]
     search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    done = subprocess.run([*command, "--rate", str(rate)], env=os.environ | {"PYTHONPATH": search}, capture_output=True,
-                          text=True, check=False)
+    command += ["--seconds", str(seconds), "--rate", str(rate)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": search}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"the clients of the server that was to be timed failed: {done.stderr.strip()[-300:]}")
     return json.loads(done.stdout)

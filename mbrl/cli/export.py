@@ -74,7 +74,11 @@ def run(argv: Sequence[str]) -> int:
     path, rows = Path(arguments.to), _rows(arguments.batch)
     platforms = [name.strip() for name in arguments.platforms.split(",") if name.strip()]
     export.check(path, rows, platforms)
-    told = export.write(_policy(arguments), path, rows, platforms)
+    policy = _policy(arguments)
+    try:
+        told = export.write(policy, path, rows, platforms)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
     line = {"file": str(path), "json": str(artifact.beside(path)), "bytes": told["file"]["bytes"],
             "sha256": told["file"]["sha256"], "rows": told["rows"], "platforms": told["platforms"]}
     if arguments.json:

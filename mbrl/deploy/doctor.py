@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -90,17 +91,25 @@ def _python() -> Iterator[tuple[str, ...]]:
         yield "fail", "packages", f"{error.name} is not installed", "pip install mbrl"
         return
     told = ", ".join(f"{name} {version}" for name, version in found.items())
-    alike = [found[name].split(".")[:3] for name in ("jax", "jaxlib")]
+    alike = [_release(found[name]) for name in ("jax", "jaxlib")]
     yield ("ok", "packages", told) if alike[0] >= alike[1] else (
         "fail", "packages", told, f"jaxlib is newer than jax: pip install jax=={found['jaxlib']}")
 
 
+def _release(version: str) -> tuple[int, ...]:
+    """Return the first three numbers of a version."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
 def _tried(words: list[str], settings: dict[str, str]) -> tuple[int | None, str, str]:
-    """Run Python on some words; return its exit code (None if it hung), what it printed, and its last complaint."""
+    """Run Python on some words; return its exit code (None if it hung), what it printed, and its last complaint.
+
+    Nothing is imported from the folder that it runs in, where anybody may write.
+    """
     search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     try:
         done = subprocess.run(
-            [sys.executable, *words], env=os.environ | settings | {"PYTHONPATH": search}, timeout=_SECONDS,
+            [sys.executable, "-P", *words], env=os.environ | settings | {"PYTHONPATH": search}, timeout=_SECONDS,
             capture_output=True, text=True, errors="replace", check=False, cwd=tempfile.gettempdir())
     except subprocess.TimeoutExpired:
         return None, "", f"no answer within {_SECONDS:g} seconds"
@@ -110,12 +119,15 @@ def _tried(words: list[str], settings: dict[str, str]) -> tuple[int | None, str,
 
 def _devices(tried: tuple[int | None, str, str]) -> Iterator[tuple[str, ...]]:
     code, said, complaint = tried
+    if code is None:
+        yield "warn", "jax", f"{complaint}: not known whether JAX computes here", "try again when the machine is idle"
+        return
     if code != 0:
         yield "fail", "jax", f"JAX does not compute here: {complaint}", "pip install --upgrade jax, or 'mbrl[cuda]'"
         return
     for row in json.loads(said.splitlines()[-1]):
         told = f"{row['count']} x {row['kind']}; a small program took {row['seconds']:.1f} s to compile and run"
-        if row["error"] > 1e-3:
+        if not row["error"] <= 1e-3:  # NaN is wrong too
             yield ("fail", f"jax {row['platform']}", f"{told}, but its numbers are wrong by {row['error']:.2g}",
                    "the device or its driver is broken: JAX_PLATFORMS=cpu does without it")
         else:

@@ -44,12 +44,12 @@ def load_policy(path: str | Path) -> LoadedPolicy:
         UserError: a file is missing, damaged, no policy, for another machine, or would do more than compute.
     """
     read = artifact.read(Path(path))
-    place = read.about["program"]
-    found = program.examine(read.path, place["offset"], place["bytes"])
+    found = program.examine(read.path, read.code)
     program.refuse_foreign(read.path, found)
     _check_fit(read, found)
     _check_platform(read.path, found.platforms)
     exported = export.deserialize(bytearray(read.code))
+    _check_names(read, exported)
     rows = None if read.rows == "any" else int(read.rows)
     return LoadedPolicy(read.about, rows, _initial(read), _act(read, exported))
 
@@ -80,6 +80,18 @@ def _check_fit(read: artifact.Artifact, found: program.Report) -> None:
     if max(sizes, default=0) > program.MAX_ARRAY:
         raise UserError(f"the carry of {read.path} has an array of {max(sizes)} bytes; more than {program.MAX_ARRAY} "
                         "are refused")
+
+
+def _check_names(read: artifact.Artifact, exported: export.Exported) -> None:
+    """Check that the program calls its parameters and its carry as the description does; raises UserError if not."""
+    try:
+        parameters, carry, _, _, _, _, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)[0]
+        named = parameters.keys() == read.parameters.keys() and carry.keys() == {entry.name for entry in read.carry}
+    except (TypeError, ValueError, AttributeError, LookupError):
+        named = False
+    if not named:
+        raise UserError(f"the program in {read.path} has other names than {artifact.beside(read.path)} says; export it "
+                        "again")
 
 
 def _initial(read: artifact.Artifact) -> Callable[[int], dict[str, Array]]:

@@ -84,17 +84,22 @@ def refuse_foreign(path: Path, found: Report) -> None:
                         "refused")
 
 
-def examine(path: Path, offset: int, length: int) -> Report:
-    """Let another process read the program in a file, and return what it found.
+def examine(path: Path, code: bytes) -> Report:
+    """Let another process read a program, and return what it found.
+
+    Args:
+        path: of the file that it stands in.
+        code: the program; the very bytes that are run later, whatever becomes of the file.
 
     Raises:
         UserError: it is no program that can be read.
     """
-    command = [sys.executable, "-m", "mbrl.deploy.program", str(path), str(offset), str(length)]
+    # -P: a file of a stranger's may lie in a folder with modules of a stranger's.
+    command = [sys.executable, "-P", "-m", "mbrl.deploy.program"]
     search = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     quiet = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": search, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     try:
-        done = subprocess.run(command, env=quiet, capture_output=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(command, env=quiet, input=code, capture_output=True, timeout=_SECONDS, check=False)
         found = Report(**json.loads(done.stdout)) if done.returncode == 0 else None
     except (subprocess.TimeoutExpired, ValueError, TypeError):
         found = None
@@ -117,18 +122,21 @@ def _bytes_of(kind: Any) -> int:
     return math.prod(kind.shape) * max(8, bits) // 8
 
 
-def _main(path: str, offset: str, length: str) -> None:
-    """Read a program under limits and print what it consists of."""
+def _main() -> None:
+    """Read a program from standard input, under limits, and print what it consists of."""
     limits = {resource.RLIMIT_CPU: _SECONDS, resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: _MEMORY}
     for which, most in limits.items():
         hard = resource.getrlimit(which)[1]
         resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-    with Path(path).open("rb") as file:
-        file.seek(int(offset))
-        code = bytearray(file.read(int(length)))
+    code = bytearray(sys.stdin.buffer.read())
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # from here on it writes no file
-    sys.stdout.write(json.dumps(report(export.deserialize(code))._asdict()))
+    exported = export.deserialize(code)
+    found = report(exported)
+    # A second program, of gradients, would be run by whoever takes one, and nobody has looked at it.
+    odd = {"a program of gradients": exported.has_vjp(), "a program for several devices": exported.nr_devices != 1}
+    found.operations.extend(name for name, there in odd.items() if there)
+    sys.stdout.write(json.dumps(found._asdict()))
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _main()

@@ -108,6 +108,7 @@ class Batcher:
         self._waiting: list[tuple[Request, asyncio.Future[Answer]]] = []
         self._pool = ThreadPoolExecutor(1, "mbrl-act")
         self._task: asyncio.Task[None] | None = None
+        self.broken = False  # the sessions' memory went with a step that failed: nothing can be computed any more
 
     async def act(self, request: Request) -> Answer:
         """Return the answer to a request; no two of one session may be under way."""
@@ -136,4 +137,5 @@ class Batcher:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._act, batch)
         except Exception as error:  # noqa: BLE001 - whatever it was, all who wait have to hear of it
+            self.broken = True
             return [error] * len(batch)

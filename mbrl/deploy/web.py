@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -21,6 +22,8 @@ from mbrl.deploy.sessions import Batcher, Refused, Sessions
 
 _PATIENCE = 10.0  # seconds for a body to arrive
 _SWEEP = 15.0  # seconds between looks for sessions that nobody uses
+
+_BROKEN = "the device failed in a step and the sessions' memory is lost; start the server anew"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -71,7 +74,17 @@ def make_app(policy: Policy, engine: Engine, sessions: Sessions, token: str | No
         Route("/spec", page(pages.spec), methods=["GET"]),
         Route("/health", page(pages.health, known=False), methods=["GET"]),
     ]
-    return Starlette(routes=routes, lifespan=alive)
+    app = Starlette(routes=routes, lifespan=alive, exception_handlers={HTTPException: _unknown})
+    # To a path with another slash Starlette would send a client on to wherever its Host header says.
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _unknown(_request: Request, error: Exception) -> Response:
+    """Answer what no page is for."""
+    if not isinstance(error, HTTPException):
+        raise error
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 class _Pages:
@@ -94,6 +107,8 @@ class _Pages:
             raise Refused(409, "this session is acting already; wait for the answer before the next request")
         first = asked.first or session.step == 0
         row = Row(session.slot, session.seed, session.step, first, asked.observation, asked.reward, asked.discount)
+        if self._batcher.broken:
+            raise Refused(503, _BROKEN)
         session.busy = True
         try:
             answer = await self._batcher.act(row)
@@ -120,6 +135,8 @@ class _Pages:
         })
 
     async def health(self, _request: Request) -> Response:
+        if self._batcher.broken:
+            raise Refused(503, _BROKEN)
         return JSONResponse({"status": "ok"})
 
 
