@@ -201,16 +201,16 @@ def test_a_guest_exports_as_well(tmp_path):
 
 
 class Valve:
-    """Wants actions from 2 to 6."""
+    """Wants actions from 2 to 6; only its specs are asked for, so that whoever steps it is wrong."""
 
     observation_spec = specs.Array((1,), np.float32)
     action_spec = specs.BoundedArray((1,), np.float32, 2.0, 6.0)
 
     def reset(self, key):
-        raise NotImplementedError
+        raise AssertionError(f"its specs are enough, but it was reset by {key}")
 
     def step(self, state, action):
-        raise NotImplementedError
+        raise AssertionError(f"its specs are enough, but it was stepped from {state} by {action}")
 
 
 def test_own_units_are_those_before_rescaling(monkeypatch):
