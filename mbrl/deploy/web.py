@@ -32,8 +32,8 @@ def make_app(policy: Policy, engine: Engine, sessions: Sessions, token: str | No
     """Return the ASGI application.
 
     POST /sessions begins a session, POST /sessions/NAME/act acts in it, DELETE /sessions/NAME ends it; GET /spec says
-    what goes in and comes out, GET /health whether it is alive. What is refused has a status of 4xx and
-    `{"error": sentence}`.
+    what goes in and comes out, GET /health whether it is alive. What is refused has a status of 4xx, or 503
+    once the device has failed, and `{"error": sentence}`.
 
     Args:
         policy: what ``engine`` acts by.
