@@ -69,6 +69,10 @@ def check_path(path: Path) -> None:
         raise UserError(f"--to is the folder {path}, but must be a file such as {path / 'policy.bin'}")
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent} to write {path.name} in; make it first")
+    told = beside(path)
+    if told.exists() and not _describes(told):
+        raise UserError(f"{told}, which would be the description of {path.name}, is there already and describes no "
+                        "exported policy; choose another name for --to")
 
 
 def write(path: Path, code: bytes, parameters: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +113,13 @@ def read(path: Path) -> Artifact:
         return _read(path, about)
     except _Malformed as error:
         raise UserError(f"{beside(path)} does not describe an exported policy: {error}; export it again") from None
+
+
+def _describes(path: Path) -> bool:
+    try:
+        return bool(_read_json(path))
+    except UserError:
+        return False
 
 
 class _Malformed(Exception):  # noqa: N818 - caught in this module and said again with the file's name

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, UInt32
 
+from mbrl.core.errors import UserError
 from mbrl.core.types import example
 from mbrl.deploy.policy import Named, Policy, Seen
+from mbrl.replay import memory
 
 
 class Request(NamedTuple):
@@ -47,7 +49,11 @@ class Engine:
             policy: from ``make_policy``.
             sessions: how many can have a memory.
             rows: how many are computed at once; fewer are filled up.
+
+        Raises:
+            UserError: the sessions' memory does not fit.
         """
+        _check_memory(policy, sessions)
         self.rows = rows
         self._parameters = jax.device_put(policy.parameters)
         # The last slot is nobody's: it belongs to the rows that fill a batch up.
@@ -70,6 +76,17 @@ class Engine:
         numbers = (column(name, np.float32) for name in ("reward", "discount"))
         seen = Seen._make((observation, *numbers, column("first", bool)))
         return *(column(name, np.uint32) for name in ("slot", "seed", "step")), seen
+
+
+def _check_memory(policy: Policy, sessions: int) -> None:
+    one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(lambda: policy.initial(1))))
+    free = memory.available_bytes()
+    # The table is changed in place, but may be held twice while it is.
+    if (most := int(memory.SHARE * free) // (2 * max(one, 1))) < sessions:
+        raise UserError(
+            f"--max_sessions is {sessions}, of {memory.human(one)} each, but {memory.human(free)} are free; at most "
+            f"{most} fit"
+        )
 
 
 def _step(policy: Policy) -> Any:

@@ -8,7 +8,8 @@ al. 2021, eq. 5). Of a discrete policy all actions are candidates, with the poli
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from mbrl.core import parallel
 from mbrl.core.distributions import OneHot
-from mbrl.core.errors import UserError
+from mbrl.core.errors import UserError, unknown
 from mbrl.core.types import Params, PRNGKey
 from mbrl.planners import tree as trees
 from mbrl.planners.base import Plan, Problem, check, check_config, into_bounds, moments, normal, worth
@@ -44,6 +45,10 @@ class MCTSConfig:
     """How much wider."""
     gumbel: float = 0.0
     """Scale of the noise that the root's actions are chosen with: 1 to explore in training, 0 to act."""
+    scale_by: Literal["siblings", "tree"] = "siblings"
+    """Values are divided by their range among a node's actions, or by that of the whole tree."""
+    least_range: float = 0.0
+    """Least such range, in units of return: smaller differences count for what they are."""
 
 
 class MCTS:
@@ -56,13 +61,16 @@ class MCTS:
             UserError: for a problem without policy or value, or numbers out of range.
         """
         check("mctx", problem, "policy", "value")
-        least = {"simulations": 1, "candidates": 1, "considered": 1, "wide_share": 0, "wide": 1, "gumbel": 0}
+        least = {"simulations": 1, "candidates": 1, "considered": 1, "wide_share": 0, "wide": 1, "gumbel": 0,
+                 "least_range": 0}
         check_config("mctx", config, least, {"wide_share": 1, "candidates": 4096})
         if problem.discrete and config.candidates != problem.actions:
             raise UserError(
                 f"planner mctx takes all of a discrete action space: candidates must be {problem.actions}; got "
                 f"{config.candidates}"
             )
+        if config.scale_by not in TRANSFORMS:
+            raise unknown("planner.scale_by", config.scale_by, TRANSFORMS)
         self.config, self.problem = config, problem
 
     @property
@@ -82,6 +90,7 @@ class MCTS:
         output = mctx.gumbel_muzero_policy(
             params, search_key, root, self._recur, self.config.simulations,
             max_num_considered_actions=self.config.considered, gumbel_scale=self.config.gumbel,
+            qtransform=functools.partial(TRANSFORMS[self.config.scale_by], least=max(self.config.least_range, _TINY)),
         )
         summary = output.search_tree.summary()
         q = jnp.where(summary.visit_counts > 0, summary.qvalues, summary.value[:, None])
@@ -139,6 +148,28 @@ def _log_ratio(eps: Float[Array, "B K A"], share: float, wide: float) -> Float[A
     square, size = jnp.square(eps).sum(-1), eps.shape[-1]
     wider = 0.5 * (1 - 1 / wide**2) * square - size * jnp.log(wide)
     return jnp.logaddexp(jnp.log1p(-share), jnp.log(share) + wider)
+
+
+def _among_siblings(tree: Any, node: Int[Array, ""], *, least: float) -> Float[Array, "K"]:
+    """Return the scaled values of a node's actions as Danihelka et al. (2022) do: their own range becomes 1.
+
+    Where actions hardly differ that blows their differences up, the error of the value with them.
+    """
+    return mctx.qtransform_completed_by_mix_value(tree, node, epsilon=least)
+
+
+def _within_tree(tree: Any, node: Int[Array, ""], *, least: float) -> Float[Array, "K"]:
+    """Return them with the range of all values found in the search as 1 (Schrittwieser et al. 2020, eq. 5)."""
+    completed = mctx.qtransform_completed_by_mix_value(tree, node, rescale_values=False)
+    found = tree.children_rewards + tree.children_discounts * tree.children_values
+    visited = tree.children_visits > 0
+    low = jnp.where(visited, found, jnp.inf).min()
+    high = jnp.where(visited, found, -jnp.inf).max()
+    return (completed - completed.min()) / jnp.maximum(jnp.where(visited.any(), high - low, 0.0), least)
+
+
+TRANSFORMS = {"siblings": _among_siblings, "tree": _within_tree}
+_TINY = 1e-8  # of a range, as in mctx
 
 
 def _pick(candidates: Float[Array, "B K A"], action: Int[Array, "B"]) -> Float[Array, "B A"]:

@@ -15,10 +15,12 @@ import numpy as np
 from mbrl.core.errors import UserError
 from mbrl.sweeps import trial as trials
 from mbrl.sweeps.spec import Outcome, Params, State, Sweep, words
-from mbrl.sweeps.trial import Job, Launcher
+from mbrl.sweeps.trial import Job, Launcher, Reading
 
 _POLL = 1.0  # seconds between two looks at the running trials
-_FOLDER = "folder"  # a trial's attribute: the name of its run's folder
+# A trial's attributes: the name of its run's folder; how often it was stopped since an evaluation; how many there were.
+_FOLDER, _STOPS, _KNOWN = "folder", "stops", "known"
+_MOST_STOPS = 3  # since a new evaluation: a job whose time does not suffice for one would be queued for ever
 
 
 class _Running(NamedTuple):
@@ -152,10 +154,23 @@ def _take_up(study: Any) -> None:
         study.tell(cut.number, state=TrialState.FAIL)
 
 
-def _again(study: Any, cut: Any) -> None:
-    """Queue a trial once more; the one that was cut off counts no longer."""
+def _again(study: Any, cut: Any, stops: int = 0, known: Sequence[Reading] = ()) -> None:
+    """Queue a trial once more; the one that was cut off counts no longer.
+
+    Args:
+        study: to queue it in.
+        cut: the trial.
+        stops: how often it was stopped without a new evaluation.
+        known: its evaluations.
+    """
     attributes = {_FOLDER: cut.user_attrs[_FOLDER]} if _FOLDER in cut.user_attrs else {}
-    study.enqueue_trial(_asked(cut), user_attrs=attributes)
+    study.enqueue_trial(_asked(cut), user_attrs=attributes | {_STOPS: stops, _KNOWN: len(known)})
+
+
+def _stops(one: _Running, every: Sequence[Reading]) -> int:
+    """Return how often a trial that was stopped just now was so since its last new evaluation."""
+    before = one.trial.user_attrs
+    return 1 + before.get(_STOPS, 0) if len(every) == before.get(_KNOWN, 0) else 1
 
 
 def _counted(study: Any) -> list[Any]:
@@ -210,11 +225,13 @@ def _advance(sweep: Sweep, study: Any, running: list[_Running]) -> list[_Running
         # A run that was finished before the search was cut off is refused by `mbrl train`, and is whole.
         elif every and (code == 0 or every[-1].steps >= sweep.steps):
             study.tell(one.trial, every[-1].value)
-        elif code in trials.STOPPED:  # by somebody else, and saved: it goes on when it is its turn again
-            _again(study, study.get_trials(deepcopy=False)[one.trial.number])
+        # By somebody else, and saved: it goes on when it is its turn again, unless it comes no further for all that.
+        elif code in trials.STOPPED and (stops := _stops(one, every)) <= _MOST_STOPS:
+            _again(study, study.get_trials(deepcopy=False)[one.trial.number], stops, every)
             study.tell(one.trial, state=TrialState.FAIL)
         else:
             said = trials.trouble(one.log) if code else f"it logged no {sweep.metric}"
+            said = f"stopped {_MOST_STOPS + 1} times without a new evaluation" if code in trials.STOPPED else said
             one.trial.set_user_attr("trouble", f"exit code {code}: {said}")
             study.tell(one.trial, state=TrialState.FAIL)
     return left

@@ -19,6 +19,9 @@ ADOPTED = "adopted"  # in a run's folder: another run's save, from which it is t
 PARAMS = "params"  # in a sweep's folder: what each trial of Ray's has of its own
 # Exit codes of a run that a signal has stopped after it was saved, and of a process that the signal met too early.
 STOPPED = frozenset({130, 143, -2, -15})
+# That of a job that SLURM has taken back: its time was over, or somebody else needed the machine.
+_TAKEN = 143
+_NOT_REQUEUED = "Job not requeued because"  # what submitit says then
 _TAIL = 2000  # characters of it that are looked at for what went wrong
 
 
@@ -120,19 +123,22 @@ class Slurm:
                 f"SLURM cannot be used from here ({line}); run this where sbatch is, or take --backend local"
             ) from error
         self._function = submitit.helpers.CommandFunction
-        self._refused = importlib.import_module("submitit.core.utils").FailedSubmissionError
+        errors = importlib.import_module("submitit.core.utils")
+        self._refused, self._failed = errors.FailedSubmissionError, errors.FailedJobError
 
     def launch(self, command: Sequence[str], log: Path) -> Job:
         """Submit a command; what it says goes to the job's own log, whose end the trial's has when it is over."""
         try:
-            return _SlurmJob(self._executor.submit(self._function(list(command), verbose=False)), log)
+            return _SlurmJob(
+                self._executor.submit(self._function(list(command), verbose=False)), log, self._failed
+            )
         except self._refused as error:
             raise UserError(f"SLURM refused a job: {error}; the same command goes on with the sweep") from error
 
 
 class _SlurmJob:
-    def __init__(self, job: Any, log: Path) -> None:
-        self._job, self._log = job, log
+    def __init__(self, job: Any, log: Path, failed: type[Exception]) -> None:
+        self._job, self._log, self._failed = job, log, failed
 
     def poll(self) -> int | None:
         job = self._job
@@ -143,7 +149,10 @@ class _SlurmJob:
         # Around the traceback there are the paths of submitit's own logs.
         told = str(failed).split("-" * 22) if failed else [""]
         self._log.write_text(told[1] if len(told) > 1 else told[0], encoding="utf-8")
-        return 1 if failed else 0
+        if not failed:
+            return 0
+        # What ended otherwise than by an error of its own was ended from outside, or it says so itself.
+        return 1 if isinstance(failed, self._failed) and _NOT_REQUEUED not in str(failed) else _TAKEN
 
     def stop(self) -> None:
         self._job.cancel(check=False)

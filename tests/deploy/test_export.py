@@ -246,6 +246,15 @@ def test_bad_words_are_one_sentence_and_leave_nothing(words, said, run_dir, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_of_somebody_elses_beside_it_is_left_alone(run_dir, tmp_path, capsys):
+    other = tmp_path / "package.json"
+    other.write_text('{"name": "mine"}')
+    assert main(["export", str(run_dir), "--to", str(tmp_path / "package.bin")]) == 2
+    assert "describes no exported policy; choose another name for --to" in capsys.readouterr().err
+    assert other.read_text() == '{"name": "mine"}'
+    assert list(tmp_path.iterdir()) == [other]
+
+
 def test_without_pytorch_it_is_one_sentence(run_dir, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main(["export", str(run_dir), "--to", "torch"]) == 2

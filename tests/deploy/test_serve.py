@@ -27,6 +27,7 @@ from mbrl.deploy import requests
 from mbrl.deploy.engine import Answer, Engine, Request
 from mbrl.deploy.policy import Policy, Seen, make_policy
 from mbrl.deploy.sessions import Batcher, Refused, Sessions
+from mbrl.replay import memory
 
 pytest.importorskip("starlette")
 server = pytest.importorskip("mbrl.deploy.server")
@@ -109,6 +110,16 @@ def test_a_row_that_breaks_down_leaves_its_session_as_it_was_and_the_others_alon
     np.testing.assert_allclose(good.action, [3.0])
     np.testing.assert_allclose(engine.act([ask_for(0, 5.0)])[0].action, [3.0])  # 4 + 5, as if -9 had never been
     np.testing.assert_allclose(engine.act([ask_for(0, 1.0, True)])[0].action, [1.0])
+
+
+def test_more_sessions_than_fit_are_refused(monkeypatch):
+    initial = lambda rows: {"sum": jnp.zeros((rows, 256))}  # a KiB each
+    action_spec = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
+    policy = Policy(lambda *_: None, {}, initial, SPEC, action_spec, {}, {})
+    monkeypatch.setattr(memory, "available_bytes", lambda: 100 * 2**10)
+    said = r"--max_sessions is 41, of 1.0 KiB each, but 100.0 KiB are free; at most 40 fit"
+    with pytest.raises(UserError, match=said):
+        Engine(policy, sessions=41, rows=2)
 
 
 def test_it_compiles_once(policy):

@@ -196,6 +196,23 @@ def test_a_trial_that_somebody_stopped_is_begun_again(sweep, here):
     assert len(world.commands) == 7
 
 
+def test_a_trial_that_is_always_stopped_is_given_up(sweep, here):
+    class Stuck(PretendJob):
+        def poll(self):
+            return 143
+
+    class World(Pretend):
+        def launch(self, command, log):
+            self.commands.append(command)
+            return Stuck(self, command, log)
+
+    world = World()
+    found = search(sweep._replace(scheduler="none", trials=1), here / "s", world)
+    assert [one.state for one in found] == ["failed"]
+    assert found[0].trouble == "exit code 143: stopped 4 times without a new evaluation"
+    assert len(world.commands) == 4
+
+
 def test_a_journal_that_was_cut_short_is_read(sweep, here):
     part = sweep._replace(scheduler="none", trials=2)
     search(part, here / "s", Pretend())
@@ -299,14 +316,16 @@ def test_processes_and_what_they_say(here):
     assert trial.trouble(here / "none") == "it said nothing"
 
 
-def test_slurm_runs_what_is_submitted(here):
-    pytest.importorskip("submitit")
+def test_slurm_runs_what_is_submitted(here, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setattr(submitit.LocalJob, "_results_timeout_s", 0.0)  # no network disk whose files come late
     slurm = trial.Slurm(here / "jobs", {"timeout_min": 1}, cluster="local")
     ends = {"good": "raise SystemExit(0)", "bad": "raise SystemExit('mbrl: out of memory')"}
+    ends["taken"] = "import os; os.kill(os.getppid(), 9)"  # as a scheduler does that has waited long enough
     jobs = [slurm.launch([sys.executable, "-c", code], here / f"{name}.log") for name, code in ends.items()]
     while any(job.poll() is None for job in jobs):
         time.sleep(0.05)
-    assert [job.poll() for job in jobs] == [0, 1]
+    assert [job.poll() for job in jobs] == [0, 1, 143]
     assert trial.trouble(here / "bad.log").endswith("mbrl: out of memory")
     with pytest.raises(UserError, match="SLURM cannot be used from here"):
         trial.Slurm(here / "jobs", {"no_such_option": 1}, cluster="local")
