@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from mbrl.core import parallel
 from mbrl.core.distributions import OneHot
-from mbrl.core.errors import UserError, unknown
+from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey
 from mbrl.planners import tree as trees
 from mbrl.planners.base import Plan, Problem, check, check_config, into_bounds, moments, normal, worth
@@ -69,8 +69,6 @@ class MCTS:
                 f"planner mctx takes all of a discrete action space: candidates must be {problem.actions}; got "
                 f"{config.candidates}"
             )
-        if config.scale_by not in TRANSFORMS:
-            raise unknown("planner.scale_by", config.scale_by, TRANSFORMS)
         self.config, self.problem = config, problem
 
     @property

@@ -1,6 +1,7 @@
 """What is true of every planner: rows do not see each other, terminals end a plan, bad input is one sentence."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from mbrl.bench import control
 from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, MID, TimeStep
 from mbrl.planners import PLANNERS, make, with_cost
+from mbrl.planners.mcts import TRANSFORMS
 from mbrl.planners.shooting import colouring, roll
 
 SMALL = {
@@ -176,7 +178,27 @@ def test_coloured_noise_has_unit_variance_and_few_high_frequencies():
     np.testing.assert_allclose(colouring(8, 0.0), np.eye(8), atol=1e-6)
 
 
+def test_mctx_scales_values_by_the_range_it_is_told():
+    reward, value = jnp.ones((2, 2)), jnp.array([[4.0, 4.4], [0.0, 0.0]])
+    tree = SimpleNamespace(
+        children_rewards=reward, children_discounts=jnp.full((2, 2), 0.5), children_values=value,
+        children_visits=jnp.array([[2, 2], [1, 0]]), children_prior_logits=jnp.zeros((2, 2)),
+        raw_values=jnp.zeros(2), qvalues=lambda node: reward[node] + 0.5 * value[node],
+    )
+    scaled = lambda by, least: TRANSFORMS[by](tree, jnp.int32(0), least=least)
+    # The root's actions are worth 3 and 3.2, the other node's 1 (and unknown): a tree from 1 to 3.2. The factor of all
+    # is 0.1 (50 + 2 visits).
+    np.testing.assert_allclose(scaled("siblings", 1e-8), [0.0, 5.2], rtol=1e-4)
+    np.testing.assert_allclose(scaled("siblings", 1.0), [0.0, 5.2 * 0.2], rtol=1e-4)
+    np.testing.assert_allclose(scaled("tree", 1e-8), [0.0, 5.2 * 0.2 / 2.2], rtol=1e-4)
+    np.testing.assert_allclose(scaled("tree", 4.0), [0.0, 5.2 * 0.2 / 4.0], rtol=1e-4)
+    # Before anything was visited there is no range.
+    tree.children_visits = jnp.zeros((2, 2), jnp.int32)
+    np.testing.assert_allclose(scaled("tree", 1e-8), 0.0)
+
+
 BAD = [
+    ("mctx", {"least_range": -1.0}, {}, "planner mctx: least_range must be at least 0; got -1.0"),
     ("soft_tree", {}, {"value": None}, "soft_tree needs a value, which this model does not bring; random, cem"),
     ("mctx", {}, {"policy": None, "value": None}, "mctx needs a policy and a value"),
     ("mppi", {}, {"policy": None}, "mppi needs a policy for its policy_samples (4)"),
@@ -213,6 +235,7 @@ def test_bad_input_is_one_sentence(name, fields, change, said):
     ("name", "field", "value", "said"),
     [
         ("soft_tree", "choose", "bst", "unknown choose of planner soft_tree 'bst'; did you mean 'best'"),
+        ("mctx", "scale_by", "node", "unknown scale_by of planner mctx 'node'"),
         ("soft_tree", "through", "all", "unknown through of planner soft_tree 'all'"),
         ("mppi", "weighting", "soft", "unknown weighting of planner mppi 'soft'; did you mean 'softmax'"),
         ("soft_tree", "width", 2.5, "planner soft_tree: width must be a whole number; got 2.5"),
