@@ -29,22 +29,30 @@ class Tally(NamedTuple):
 
     milliseconds: list[float]  # of each act
     refused: list[int]  # statuses other than 200
+    answers: dict[tuple[int, int], list[float]]  # the first that sessions of each kind had in each step
+    strange: list[tuple[int, int]]  # the kind and step of those that had another
+
+
+_KINDS = 16  # of sessions: what one is asked and its seed, so that those of a kind must have the same answers
+_CLOSE = 1e-3  # two actions that are the same but for rounding
 
 
 async def run(load: Load) -> dict[str, Any]:
     """Begin all sessions, let them act, end them, and return the figures, ready for JSON.
 
-    A session's request is timed from when it is sent to when its answer is read; at a ``rate``, each is sent when it is
-    due, or as soon as the one before was answered.
+    Sessions of one kind see the same, in the same order and by the same seed: ``strange`` counts the answers in which
+    they differ, as they would if one saw another's memory. A session's request is timed from when it is sent to when
+    its answer is read; at a ``rate``, each is sent when it is due, or as soon as the one before was answered.
     """
     host, port = urlsplit(load.url).hostname or "127.0.0.1", urlsplit(load.url).port or 80
     reader, writer = await asyncio.open_connection(host, port)
     _, spec = await _ask(reader, writer, host, "GET", "/spec", b"")
     writer.close()
     await writer.wait_closed()
-    bodies = [json.dumps({"observation": _observation(spec["observation"], number)}).encode() for number in range(16)]
-    clients = [await _Client.begin(host, port, bodies) for _ in range(load.sessions)]
-    tally = Tally([], [])
+    asked = [{"observation": _observation(spec["observation"], number)} for number in range(_KINDS)]
+    bodies = [json.dumps(one).encode() for one in asked]
+    clients = [await _Client.begin(host, port, bodies, number % _KINDS) for number in range(load.sessions)]
+    tally = Tally([], [], {}, [])
     begin = time.perf_counter()
     await asyncio.gather(*(client.act_until(begin + load.seconds, load.rate, tally) for client in clients))
     elapsed = time.perf_counter() - begin
@@ -55,16 +63,16 @@ async def run(load: Load) -> dict[str, Any]:
 class _Client:
     """One session on a connection of its own."""
 
-    def __init__(self, streams: tuple[Any, Any], host: str, path: str, bodies: list[bytes]) -> None:
-        self._streams, self._host, self._path, self._bodies = streams, host, path, bodies
+    def __init__(self, streams: tuple[Any, Any], host: str, path: str, bodies: list[bytes], kind: int) -> None:
+        self._streams, self._host, self._path, self._bodies, self._kind = streams, host, path, bodies, kind
 
     @classmethod
-    async def begin(cls, host: str, port: int, bodies: list[bytes]) -> _Client:
+    async def begin(cls, host: str, port: int, bodies: list[bytes], kind: int) -> _Client:
         streams = await asyncio.open_connection(host, port)
-        status, told = await _ask(*streams, host, "POST", "/sessions", b"{}")
+        status, told = await _ask(*streams, host, "POST", "/sessions", json.dumps({"seed": kind}).encode())
         if status != 201:
             raise ConnectionError(f"the server began no session, but said {status}: {told}")
-        return cls(streams, host, f"/sessions/{told['session']}", bodies)
+        return cls(streams, host, f"/sessions/{told['session']}", bodies, kind)
 
     async def act_until(self, end: float, rate: float, tally: Tally) -> None:
         # Sessions that all act at once and then all wait would be timed as a queue, not as a load.
@@ -75,10 +83,14 @@ class _Client:
                 await asyncio.sleep(min(due, end) - now)
                 continue
             sent = time.perf_counter()
-            status, _ = await _ask(*self._streams, self._host, "POST", f"{self._path}/act", self._bodies[number % 16])
+            # Each kind is shown the same in another order: an answer made of another's memory is another answer.
+            body = self._bodies[(number + self._kind) % _KINDS]
+            status, told = await _ask(*self._streams, self._host, "POST", f"{self._path}/act", body)
             tally.milliseconds.append((time.perf_counter() - sent) * 1e3)
             if status != 200:
                 tally.refused.append(status)
+            else:
+                _compare(tally, (self._kind, number), _flat(told["action"]))
             number += 1
             due = max(due + 1 / rate, sent) if rate else 0.0
 
@@ -86,6 +98,16 @@ class _Client:
         await _ask(*self._streams, self._host, "DELETE", self._path, b"")
         self._streams[1].close()
         await self._streams[1].wait_closed()
+
+
+def _compare(tally: Tally, at: tuple[int, int], action: list[float]) -> None:
+    first = tally.answers.setdefault(at, action)
+    if any(abs(one - other) > _CLOSE for one, other in zip(first, action, strict=True)):
+        tally.strange.append(at)
+
+
+def _flat(action: Any) -> list[float]:
+    return [number for part in action for number in _flat(part)] if isinstance(action, list) else [float(action)]
 
 
 async def _ask(reader: Any, writer: Any, host: str, method: str, path: str, body: bytes) -> tuple[int, Any]:
@@ -118,6 +140,7 @@ def _figures(load: Load, tally: Tally, elapsed: float) -> dict[str, Any]:
     at = lambda share: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) if ordered else None
     return {
         "sessions": load.sessions, "seconds": round(elapsed, 1), "acts": len(ordered), "refused": len(tally.refused),
+        "strange": len(tally.strange),
         "acts_per_s": round(len(ordered) / elapsed, 1), "p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": at(1.0),
     }
 

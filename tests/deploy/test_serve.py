@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import itertools
 import json
 import os
 import re
@@ -110,6 +111,32 @@ def test_a_row_that_breaks_down_leaves_its_session_as_it_was_and_the_others_alon
     np.testing.assert_allclose(good.action, [3.0])
     np.testing.assert_allclose(engine.act([ask_for(0, 5.0)])[0].action, [3.0])  # 4 + 5, as if -9 had never been
     np.testing.assert_allclose(engine.act([ask_for(0, 1.0, True)])[0].action, [1.0])
+
+
+def test_the_load_notices_answers_made_of_another_sessions_memory(monkeypatch):
+    """Thirty-two sessions are two of each kind; one that acts in another's slot gets another kind's answers."""
+
+    def step(parameters, carry, seen, _key):
+        total = 0.5 * carry["sum"] + parameters["w"] * seen.observation[:, 0]
+        return jnp.tanh(total)[:, None], {"sum": total}
+
+    initial = lambda rows: {"sum": jnp.zeros(rows)}
+    task = {"environment": "none", "action_repeat": 1}
+    action = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
+    policy = Policy(step, {"w": jnp.ones(())}, initial, SPEC, action, task, {})
+
+    def strange():
+        with server.background(policy, server.Settings(port=0, max_sessions=32, batch=8)) as where:
+            figures = asyncio.run(bench_load.run(bench_load.Load(where, sessions=32, seconds=0.5)))
+        assert figures["acts"] > 64
+        assert figures["refused"] == 0
+        return figures["strange"]
+
+    assert strange() == 0
+    right, turn = Engine.act, itertools.count()
+    wrong = lambda asked: [one._replace(slot=(one.slot + next(turn)) % 32) for one in asked]
+    monkeypatch.setattr(Engine, "act", lambda self, asked: right(self, wrong(asked)))
+    assert strange() > 0
 
 
 def test_more_sessions_than_fit_are_refused(monkeypatch):
@@ -393,7 +420,7 @@ def test_the_command_serves_and_ends_at_a_signal(run_dir):
         where = re.search(r"(http://127\.0\.0\.1:\d+);", said)[1]
         figures = asyncio.run(bench_load.run(bench_load.Load(where, sessions=8, seconds=0.3)))
         assert figures["acts"] > 8
-        assert figures["refused"] == 0
+        assert figures["refused"] == figures["strange"] == 0
         assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["max_ms"]
     finally:
         process.send_signal(signal.SIGTERM)
