@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mbrl.core.errors import UserError
 from mbrl.deploy.engine import Engine
@@ -22,6 +23,7 @@ from mbrl.deploy.sessions import Sessions
 from mbrl.deploy.web import make_app
 
 _LEAST_TOKEN, _MOST_TOKEN = 16, 1024  # characters
+_SILENCE = 75.0  # seconds without a new request, after which a connection is closed at the next look
 _GRACE = 5  # seconds for requests that are under way when it is to end
 
 
@@ -148,11 +150,31 @@ def _make(policy: Policy, settings: Settings, held: socket.socket) -> tuple[_Ser
     sessions = Sessions(settings.max_sessions, settings.idle)
     app: Any = make_app(policy, engine, sessions, settings.token, local=is_loopback(settings.host))
     # h11 bounds what a client may send before its body; connections are bounded here.
-    config = uvicorn.Config(app, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
+    config = uvicorn.Config(app, http=_Impatient, ws="none", log_level="warning", access_log=False, server_header=False,
                             limit_concurrency=2 * settings.max_sessions + 128, timeout_keep_alive=75,
                             timeout_graceful_shutdown=_GRACE, lifespan="on")
     host, port = held.getsockname()[:2]
     return _Server(config), f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class _Impatient(H11Protocol):
+    """A connection that is closed when no request has come whole, but for its body, for long.
+
+    uvicorn's own limit begins after an answer and ends with the next byte: who says nothing, or a byte now and then,
+    could keep others out for ever.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(_SILENCE, self._look, None)
+
+    def _look(self, latest: Any) -> None:
+        """Close, if ``latest`` is still the latest request and was answered; else look again later."""
+        cycle: Any = self.cycle
+        if cycle is latest and (cycle is None or cycle.response_complete):
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.loop.call_later(_SILENCE, self._look, cycle)
 
 
 class _Server(uvicorn.Server):

@@ -139,6 +139,18 @@ def test_the_load_notices_answers_made_of_another_sessions_memory(monkeypatch):
     assert strange() > 0
 
 
+@pytest.mark.parametrize("said", [b"", b"POST /sessions HTT", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET"])
+def test_a_connection_on_which_nothing_comes_is_closed(policy, monkeypatch, said):
+    monkeypatch.setattr(server, "_SILENCE", 0.3)
+    with (
+        server.background(policy, server.Settings(port=0, max_sessions=1, batch=1)) as where,
+        socket.create_connection(("127.0.0.1", int(where.rpartition(":")[2])), timeout=30) as held,
+    ):
+        held.sendall(said)
+        while held.recv(4096):  # an answer, perhaps; nothing once it is closed, which else would end in a timeout
+            pass
+
+
 def test_more_sessions_than_fit_are_refused(monkeypatch):
     initial = lambda rows: {"sum": jnp.zeros((rows, 256))}  # a KiB each
     action_spec = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
