@@ -123,6 +123,6 @@ class Bond:
         if not self._over.is_set() and not self._finished[number].is_set():
             self.fail(
                 LOST,
-                f"process {number} on {self._links[number].host} {how}, so all others end; the run goes on from its last "
-                "save, on any number of hosts: mbrl train RUN_DIR",
+                f"process {number} on {self._links[number].host} {how}, so all others end; the run goes on from its "
+                "last save, on any number of hosts: mbrl train RUN_DIR",
             )
