@@ -1,0 +1,149 @@
+"""Two processes on one machine are one run: the same numbers, the same saves, and they end together."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_learner import CONFIG
+
+from mbrl.runner.bond import LOST
+from mbrl.runner.checkpoint import Checkpoints
+from mbrl.runner.muster import free_port
+from mbrl.runner.train import train
+
+SCRIPT = Path(__file__).with_name("one_of_several.py")
+FOREVER = 10**8
+PATIENCE = 300  # seconds; a busy machine is slow
+
+
+def rows(folder):
+    """The metrics without the wall clock's figures, as far as they are written."""
+    path = folder / "metrics.jsonl"
+    whole = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in whole]
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected) > 2
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            np.testing.assert_allclose(
+                np.float64(ours[name]), np.float64(value), rtol=1e-5, atol=1e-5, err_msg=f"{name} at {theirs['step']}"
+            )
+
+
+def alone(folder, steps, *, resume=False):
+    config = dataclasses.replace(CONFIG, run_dir=str(folder), steps=steps)
+    return train(config, resume=folder if resume else None)
+
+
+class Pair:
+    """Two processes of one run."""
+
+    def __init__(self, folder, steps, *, resume=False):
+        address = f"127.0.0.1:{free_port('127.0.0.1')}"
+        told = {"changes": {"run_dir": str(folder), "steps": steps}, "resume": str(folder) if resume else None}
+        self.folder = folder
+        # Process 1 is told nothing: what is trained it hears from process 0.
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, str(SCRIPT), address, str(number), json.dumps(told) if number == 0 else "{}"],
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            )
+            for number in (0, 1)
+        ]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+    def wait_for_step(self, step):
+        end = time.monotonic() + PATIENCE
+        while not any(row["step"] >= step for row in rows(self.folder)):
+            assert self.processes[0].poll() is None, self.processes[0].stderr.read()[-3000:]
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+    def ended(self):
+        """Exit codes and what was said."""
+        said = [process.communicate(timeout=PATIENCE)[1] for process in self.processes]
+        return [process.returncode for process in self.processes], said
+
+
+@pytest.fixture(scope="module")
+def begun_alone(tmp_path_factory):
+    """A run on one host."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    return folder, alone(folder, 48)
+
+
+def test_two_compute_what_one_does_and_stop_together(tmp_path):
+    """SIGTERM to the second; what both saved is a save of one, and goes on alone."""
+    folder = tmp_path / "run"
+    with Pair(folder, FOREVER) as pair:
+        pair.wait_for_step(64)
+        pair.processes[1].send_signal(signal.SIGTERM)
+        codes, said = pair.ended()
+    assert codes == [143, 143], said
+    assert all("stopped by SIGTERM at env step" in text and str(folder) in text for text in said)
+    stopped = rows(folder)[-1]["step"]
+    assert Checkpoints(folder / "checkpoints").find().step == stopped
+    alone(folder, stopped + 32, resume=True)
+    alone(tmp_path / "whole", stopped + 32)
+    assert_same(rows(folder), rows(tmp_path / "whole"))
+    losses = [row["loss/reward"] for row in rows(folder) if row["loss/reward"] is not None]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_two_go_on_with_the_run_of_one(begun_alone, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(begun_alone[0], folder)
+    with Pair(folder, 96, resume=True) as pair:
+        codes, said = pair.ended()
+    assert codes == [0, 0], said
+    alone(tmp_path / "whole", 96)
+    assert_same(rows(folder), rows(tmp_path / "whole"))
+    saves = [Checkpoints(path / "checkpoints").find() for path in (folder, tmp_path / "whole")]
+    assert saves[0].specs == saves[1].specs
+    assert saves[0].step == saves[1].step == 96
+    assert saves[0].metric == pytest.approx(saves[1].metric, abs=1e-5)
+
+
+def test_who_is_killed_ends_the_other(begun_alone, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(begun_alone[0], folder)
+    with Pair(folder, FOREVER, resume=True) as pair:
+        pair.wait_for_step(64)
+        os.kill(pair.processes[1].pid, signal.SIGKILL)
+        codes, said = pair.ended()
+    assert codes == [LOST, -signal.SIGKILL], said
+    lines = [line for line in said[0].splitlines() if line.startswith("mbrl: ")]
+    assert len(lines) == 1
+    assert "process 1 on" in lines[0]
+    assert "has died" in lines[0]
+    assert "goes on from its last save" in lines[0]
+    assert "Traceback" not in said[0]
+    saved = Checkpoints(folder / "checkpoints").find().step
+    assert alone(folder, saved + 16, resume=True).state.step == saved + 16
+
+
+def test_a_refusal_of_one_ends_both(begun_alone):
+    """Process 0 finds the folder taken; the other, which never looks, ends with the same words."""
+    with Pair(begun_alone[0], 96) as pair:
+        codes, said = pair.ended()
+    assert codes == [2, 2], said
+    assert all("already exists with content" in text for text in said)
