@@ -23,7 +23,7 @@ from jaxtyping import PyTree
 
 from mbrl.core.errors import UserError
 from mbrl.runner import leaves, muster
-from mbrl.runner.bond import LOST, SILENCE_SECONDS, Bond
+from mbrl.runner.bond import LOST, Bond
 from mbrl.runner.launch import AUTO, Address, Launch, address, check
 from mbrl.runner.reporter import Reporter, Silent
 from mbrl.runner.stop import Interrupted, RunFailed
@@ -32,6 +32,7 @@ from mbrl.runner.watchdog import Watched
 # Bytes that pass between hosts at once: more would take memory on the device, less is slower.
 _PIECE = 64 * 2**20
 _NAME_BYTES = 256
+_VERDICT_SECONDS = 5.0
 
 
 class Together(NamedTuple):
@@ -75,9 +76,7 @@ def join(launch: Launch, tell: Callable[[], dict[str, Any]]) -> Iterator[Togethe
     check(launch)
     told, bond = _automatic(launch, tell) if launch.distributed == AUTO else _explicit(launch, tell)
     try:
-        counts = multihost_utils.process_allgather(np.int32(jax.local_device_count())) if several() else np.int32(1)
-        if np.unique(counts).size > 1:
-            raise UserError(f"each process must have as many devices, but they have {', '.join(map(str, counts))}")
+        _check_devices()
         yield Together(told, bond, launch.stall_limit)
     except (Interrupted, RunFailed):  # decided by all, so all come here
         bond.finish()
@@ -89,15 +88,22 @@ def join(launch: Launch, tell: Callable[[], dict[str, Any]]) -> Iterator[Togethe
         bond.finish()
 
 
+def _check_devices() -> None:
+    """Raise UserError in every process where they have not as many devices each, of which JAX makes no exchange."""
+    here = jax.local_device_count()
+    most, least = agree(here), -agree(-here)
+    if most > least:
+        raise UserError(f"each process must have as many devices, but one has {least} and another {most}")
+
+
 def _reason(error: BaseException) -> tuple[int, str]:
     """Return the exit code and the sentence with which all processes end where one has met an error."""
     if isinstance(error, UserError):
         return 2, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, f"process {jax.process_index()} was interrupted at once, without saving"
-    if isinstance(error, jax.errors.JaxRuntimeError) and several():
-        # Most likely another process is lost, which the bond is about to find out and to say better.
-        time.sleep(SILENCE_SECONDS + 5)
+    # Perhaps what failed is the exchange with a process that has died: the bond is about to find out, and ends this one.
+    time.sleep(_VERDICT_SECONDS if several() else 0)
     traceback.print_exception(error)
     return 1, f"process {jax.process_index()} failed: {type(error).__name__}: {error}"
 
