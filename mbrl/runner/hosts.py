@@ -12,6 +12,7 @@ import json
 import socket
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -89,11 +90,12 @@ def join(launch: Launch, tell: Callable[[], dict[str, Any]]) -> Iterator[Togethe
 
 
 def _check_devices() -> None:
-    """Raise UserError in every process where they have not as many devices each, of which JAX makes no exchange."""
-    here = jax.local_device_count()
-    most, least = agree(here), -agree(-here)
-    if most > least:
-        raise UserError(f"each process must have as many devices, but one has {least} and another {most}")
+    """Raise UserError in every process where they have not as many devices each, of which JAX makes no mesh of hosts."""
+    counts = Counter(device.process_index for device in jax.devices()).values()
+    if len(set(counts)) > 1:
+        raise UserError(
+            f"each process must have as many devices, but one has {min(counts)} and another {max(counts)}"
+        )
 
 
 def _reason(error: BaseException) -> tuple[int, str]:
@@ -102,7 +104,7 @@ def _reason(error: BaseException) -> tuple[int, str]:
         return 2, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, f"process {jax.process_index()} was interrupted at once, without saving"
-    # Perhaps what failed is the exchange with a process that has died: the bond is about to find out, and ends this one.
+    # Perhaps what failed is an exchange with a process that died: the bond is about to find out, and to end this one.
     time.sleep(_VERDICT_SECONDS if several() else 0)
     traceback.print_exception(error)
     return 1, f"process {jax.process_index()} failed: {type(error).__name__}: {error}"

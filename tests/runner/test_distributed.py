@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from toy_learner import CONFIG
 
+from mbrl.core.errors import UserError
+from mbrl.runner import devices, hosts
 from mbrl.runner.bond import LOST
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.muster import free_port
@@ -141,9 +144,31 @@ def test_who_is_killed_ends_the_other(begun_alone, tmp_path):
     assert alone(folder, saved + 16, resume=True).state.step == saved + 16
 
 
-def test_a_refusal_of_one_ends_both(begun_alone):
-    """Process 0 finds the folder taken; the other, which never looks, ends with the same words."""
-    with Pair(begun_alone[0], 96) as pair:
-        codes, said = pair.ended()
-    assert codes == [2, 2], said
-    assert all("already exists with content" in text for text in said)
+def test_each_way_to_fail_has_its_code_and_sentence(capsys):
+    assert hosts._reason(UserError("the folder is taken")) == (2, "the folder is taken")
+    assert hosts._reason(KeyboardInterrupt()) == (130, "process 0 was interrupted at once, without saving")
+    assert hosts._reason(ZeroDivisionError("by hand")) == (1, "process 0 failed: ZeroDivisionError: by hand")
+    assert "ZeroDivisionError: by hand" in capsys.readouterr().err
+
+
+def test_devices_must_be_as_many_everywhere(monkeypatch):
+    of = lambda *numbers: lambda: [SimpleNamespace(process_index=number) for number in numbers]
+    monkeypatch.setattr(hosts.jax, "devices", of(0, 0, 1, 1))
+    hosts._check_devices()
+    monkeypatch.setattr(hosts.jax, "devices", of(0, 0, 1))
+    with pytest.raises(UserError, match=r"as many devices, but one has 1 and another 2"):
+        hosts._check_devices()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"devices": 2}, "devices must be all, or the 4 that they have together, not 2"),
+        ({"devices": "all", "seeds": 4}, "seeds must be 1, not 4"),
+    ],
+)
+def test_what_several_hosts_cannot_do_is_refused(monkeypatch, changes, said):
+    monkeypatch.setattr(devices.jax, "device_count", lambda: 4)
+    with pytest.raises(UserError) as refused:
+        devices.check_hosts(dataclasses.replace(CONFIG, **changes))
+    assert said in str(refused.value)
