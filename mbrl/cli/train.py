@@ -12,7 +12,7 @@ from typing import Any
 from mbrl.cli import config as reader
 from mbrl.cli import parsing
 from mbrl.core.errors import UserError
-from mbrl.runner.launch import Launch
+from mbrl.runner.launch import Launch, check
 
 PROG = "mbrl train [EXPERIMENT | RUN_DIR]"
 
@@ -39,7 +39,7 @@ def split_launch(argv: Sequence[str]) -> tuple[Launch, list[str]]:
     """Take from the words those that say how the run is spread over hosts; return also the others.
 
     Raises:
-        UserError: a value that is missing or of the wrong type.
+        UserError: a value that is missing or of the wrong type, or some that do not go together.
     """
     known = parsing.leaves(Launch)
     mine, rest, queue = [], [], list(argv)
@@ -52,10 +52,7 @@ def split_launch(argv: Sequence[str]) -> tuple[Launch, list[str]]:
         else:
             rest.append(token)
     launch = parsing.parse(Launch, parsing.split(mine, known)[1])
-    if not launch.distributed and launch != Launch():
-        from mbrl.runner.launch import check
-
-        check(launch)
+    check(launch)
     return launch, rest
 
 

@@ -90,7 +90,7 @@ def join(launch: Launch, tell: Callable[[], dict[str, Any]]) -> Iterator[Togethe
 
 
 def _check_devices() -> None:
-    """Raise UserError in every process where they have not as many devices each, of which JAX makes no mesh of hosts."""
+    """Raise UserError, in every process, where they have not as many devices each, as JAX's exchanges need."""
     counts = Counter(device.process_index for device in jax.devices()).values()
     if len(set(counts)) > 1:
         raise UserError(

@@ -42,16 +42,25 @@ def check(launch: Launch) -> None:
     Raises:
         UserError: one is missing, superfluous or out of its range.
     """
+    if not launch.distributed:
+        changed = [field.name for field in dataclasses.fields(Launch) if getattr(launch, field.name) != field.default]
+        if changed:
+            raise UserError(f"--{changed[0]} goes with --distributed, which is not given")
+        return
     for name in ("join_limit", "stall_limit"):
         if not getattr(launch, name) > 0:
             raise UserError(f"--{name} must be positive, not {getattr(launch, name)}")
     given = [name for name in ("num_processes", "process_id") if getattr(launch, name) is not None]
-    if launch.distributed in {"", AUTO}:
+    if launch.distributed == AUTO:
         if given:
-            needed = "--distributed HOST:PORT, which is not given" if not launch.distributed else "HOST:PORT, not auto"
-            raise UserError(f"--{given[0]} goes with {needed}")
+            raise UserError(f"--{given[0]} goes with --distributed HOST:PORT, not auto")
         return
     address(launch.distributed)
+    _check_numbers(launch, given)
+
+
+def _check_numbers(launch: Launch, given: list[str]) -> None:
+    """Check how many processes there are and which this is, both of which an address needs."""
     missing = [name for name in ("num_processes", "process_id") if name not in given]
     if missing:
         raise UserError(f"--distributed {launch.distributed} needs --{missing[0]} too")

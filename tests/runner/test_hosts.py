@@ -60,8 +60,8 @@ def as_first(place, count, limit, told):
         ({"num_processes": 0}, "--num_processes must be at least 1, not 0"),
         ({"process_id": 2}, "--process_id must be below --num_processes, 2, and at least 0, not 2"),
         ({"process_id": -1}, "not -1"),
-        ({"distributed": "auto"}, "--num_processes goes with HOST:PORT, not auto"),
-        ({"distributed": ""}, "--num_processes goes with --distributed HOST:PORT, which is not given"),
+        ({"distributed": "auto"}, "--num_processes goes with --distributed HOST:PORT, not auto"),
+        ({"distributed": ""}, "--num_processes goes with --distributed, which is not given"),
         ({"stall_limit": 0.0}, "--stall_limit must be positive, not 0.0"),
     ],
 )
