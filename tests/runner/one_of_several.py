@@ -13,6 +13,8 @@ from mbrl.runner.reporter import Silent
 from mbrl.runner.stop import Interrupted
 from mbrl.runner.train import train
 
+hosts._PIECE = 1024  # bytes; so that arrays pass between the two in several pieces
+
 
 def main(address, number, told):
     """Return the exit code; what process 0 is told decides what is trained."""
