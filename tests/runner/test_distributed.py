@@ -19,10 +19,13 @@ from mbrl.core.errors import UserError
 from mbrl.runner import devices, hosts
 from mbrl.runner.bond import LOST
 from mbrl.runner.checkpoint import Checkpoints
+from mbrl.runner.launch import Launch
 from mbrl.runner.muster import free_port
 from mbrl.runner.train import train
 
 SCRIPT = Path(__file__).with_name("one_of_several.py")
+# What the first pair compiles the others find, however quickly it was compiled.
+ENVIRONMENT = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 FOREVER = 10**8
 PATIENCE = 300  # seconds; a busy machine is slow
 
@@ -60,7 +63,7 @@ class Pair:
         self.processes = [
             subprocess.Popen(
                 [sys.executable, str(SCRIPT), address, str(number), json.dumps(told) if number == 0 else "{}"],
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
             )
             for number in (0, 1)
         ]
@@ -142,6 +145,13 @@ def test_who_is_killed_ends_the_other(begun_alone, tmp_path):
     assert "Traceback" not in said[0]
     saved = Checkpoints(folder / "checkpoints").find().step
     assert alone(folder, saved + 16, resume=True).state.step == saved + 16
+
+
+def test_one_process_needs_nobody():
+    with hosts.join(Launch("127.0.0.1:7777", 1, 0), lambda: {"steps": (1, 2)}) as together:
+        assert together.told == {"steps": [1, 2]}
+        assert hosts.first()
+        assert hosts.agree(3) == 3
 
 
 def test_each_way_to_fail_has_its_code_and_sentence(capsys):
