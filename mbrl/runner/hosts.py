@@ -116,7 +116,7 @@ def _explicit(launch: Launch, tell: Callable[[], dict[str, Any]]) -> tuple[dict[
     told, bond, port = _meet(place, index, count, launch.join_limit, tell)
     if count > 1:
         try:
-            _initialise(f"{place.host}:{port}", count, index, launch.join_limit)
+            _initialise(str(Address(place.host, port)), count, index, launch.join_limit)
         except RuntimeError as error:
             bond.fail(1, f"process {index} could not connect through JAX: {str(error).splitlines()[0]}")
     return told, bond
@@ -133,15 +133,22 @@ def _automatic(launch: Launch, tell: Callable[[], dict[str, Any]]) -> tuple[dict
             "TPU); give --distributed HOST:PORT, --num_processes and --process_id"
         ) from error
     count, index = jax.process_count(), jax.process_index()
+    told, refusal = {}, None
+    if index == 0:
+        try:
+            told = tell()
+        except UserError as error:
+            refusal = error
+    if agree(refusal is not None):  # JAX knows them already, so they end in step
+        raise refusal or UserError("process 0 refused what it is to train; it says why")
     if count == 1:
-        return tell(), Bond({})
+        return told, Bond({})
     host = socket.gethostname() if index == 0 else ""
     port = muster.free_port(host) if index == 0 else 0
     name = np.frombuffer(host.encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0"), np.uint8)
     name, port = multihost_utils.broadcast_one_to_all((name, np.int32(port)))
     place = Address(bytes(name).rstrip(b"\0").decode(), int(port))
-    told, bond, _ = _meet(place, index, count, launch.join_limit, tell)
-    return told, bond
+    return _meet(place, index, count, launch.join_limit, lambda: told)[:2]
 
 
 def _meet(

@@ -74,6 +74,7 @@ def test_a_launch_that_is_not_right_is_refused(changes, said):
 def test_addresses():
     assert launch.address("10.0.0.1:7777") == ("10.0.0.1", 7777)
     assert launch.address("[::1]:80") == ("::1", 80)
+    assert [str(launch.address(text)) for text in ("h:7", "[::1]:80")] == ["h:7", "[::1]:80"]
     launch.check(Launch())
     launch.check(Launch("auto"))
 
