@@ -93,9 +93,7 @@ def _check_devices() -> None:
     """Raise UserError, in every process, where they have not as many devices each, as JAX's exchanges need."""
     counts = Counter(device.process_index for device in jax.devices()).values()
     if len(set(counts)) > 1:
-        raise UserError(
-            f"each process must have as many devices, but one has {min(counts)} and another {max(counts)}"
-        )
+        raise UserError(f"each process must have as many devices, but one has {min(counts)} and another {max(counts)}")
 
 
 def _reason(error: BaseException) -> tuple[int, str]:
