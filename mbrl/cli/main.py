@@ -1,6 +1,7 @@
 """The `mbrl` command: finds the subcommand and turns what goes wrong into one sentence and an exit code.
 
-Exit codes: 0 done; 1 the work failed; 2 bad input; 130 stopped by Ctrl-C and 143 by SIGTERM, after saving.
+Exit codes: 0 done; 1 the work failed; 2 bad input; 75 the processes of a run on several hosts
+lost one another, and it can go on; 130 stopped by Ctrl-C and 143 by SIGTERM, after saving.
 """
 
 from __future__ import annotations

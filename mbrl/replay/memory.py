@@ -76,12 +76,12 @@ def check(config: ReplayConfig, num_envs: int, step: PyTree, available: int) -> 
 
 
 def available_bytes(device: Any = None) -> int:
-    """Return the bytes that can still be allocated on ``device``, a ``jax.Device``, by default jax's first.
+    """Return the bytes that can still be allocated on ``device``, a ``jax.Device``, by default this process's first.
 
     On an accelerator that is its allocator's limit less what is in use. On the CPU it is the machine's available
     memory, or what the process's control groups (containers, batch systems) leave it, if that is less.
     """
-    stats = (device or jax.devices()[0]).memory_stats() or {}
+    stats = (device or jax.local_devices()[0]).memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     return host_bytes(Path("/"))

@@ -35,6 +35,8 @@ _NAME = re.compile(r"\d{12}")
 _META = "meta.json"
 CONFIG = "config.yaml"
 _STATE = "state"
+# Of several processes one writes and reads, and Orbax shall not wait for the others.
+_ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
 _SETTLE = 0.2  # seconds in which writes that were under way when another failed come to their end
 
 
@@ -236,7 +238,12 @@ def _meta_text(step: int, metric: float | None, specs: dict[str, leaves.LeafSpec
 
 def _orbax(work: Callable[[ocp.Checkpointer], Any]) -> Any:
     """Let Orbax work, synchronously, in a thread without an event loop: a notebook's own would be in its way."""
-    with _quiet(), ThreadPoolExecutor(1) as pool, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_ALONE)
+    with (
+        _quiet(),
+        ThreadPoolExecutor(1) as pool,
+        ocp.Checkpointer(handler, multiprocessing_options=_ALONE) as orbax,
+    ):
         return pool.submit(work, orbax).result()
 
 

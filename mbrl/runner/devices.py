@@ -50,6 +50,24 @@ def mesh(config: Config[Any]) -> Mesh | None:
     return Mesh(np.array(present[:count]), (SEEDS if config.seeds > 1 else parallel.AXIS,))
 
 
+def check_hosts(config: Config[Any]) -> None:
+    """Check that a run on several hosts uses what all of them have.
+
+    Raises:
+        UserError: it does not, or trains several seeds.
+    """
+    present = jax.device_count()
+    if config.devices not in {"all", present}:
+        raise UserError(
+            f"on several hosts devices must be all, or the {present} that they have together, not {config.devices}"
+        )
+    if config.seeds > 1:
+        raise UserError(
+            f"on several hosts seeds must be 1, not {config.seeds}: seeds exchange nothing, so each host can train its "
+            "own by itself"
+        )
+
+
 def _check_divides(config: Config[Any], count: int) -> None:
     if config.seeds > 1:
         if config.seeds % count:

@@ -42,6 +42,7 @@ class Program(NamedTuple):
     prefill: Callable[[TrainState], tuple[TrainState, Metrics]]  # an epoch of random actions, no learning
     epoch: Callable[[TrainState], tuple[TrainState, Metrics]]
     place: Callable[[TrainState], TrainState] = lambda state: state  # onto the devices that the run uses
+    places: Any = None  # the sharding of each leaf of the state; None where the run uses one device
     gap: Gap | None = None  # how far the model is exploited, where that is to be logged
 
 
@@ -88,6 +89,7 @@ def make_program(config: Config) -> Program:
         prefill=jit(collecting),
         epoch=jit(learning),
         place=lambda state: state if places is None else jax.device_put(state, places),
+        places=places,
     )
 
 

@@ -33,7 +33,7 @@ class HostTree(NamedTuple):
 
 def to_host(tree: PyTree) -> HostTree:
     """Return the leaves of ``tree`` as NumPy arrays; on a CPU these may be views, so use them before donating."""
-    named = _named(tree)
+    named = named_leaves(tree)
     specs = {name: _spec(leaf) for name, leaf in named.items()}
     arrays = {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in named.items()}
     return HostTree({name: np.asarray(a) for name, a in arrays.items() if a.size}, specs)
@@ -51,7 +51,7 @@ def from_host(template: PyTree, host: HostTree) -> PyTree:
     """
     check(template, host.specs)
     leaves = []
-    for name, want in _named(template).items():
+    for name, want in named_leaves(template).items():
         array = host.arrays[name] if name in host.arrays else np.zeros(want.shape, want.dtype)
         impl = host.specs[name].impl
         leaf = array if impl is None else jax.random.wrap_key_data(jnp.array(array), impl=impl)
@@ -66,7 +66,7 @@ def check(template: PyTree, found: Mapping[str, LeafSpec]) -> None:
     Raises:
         UserError: naming the first leaf that is missing, left over, or of another shape or dtype.
     """
-    expected = {name: _spec(leaf) for name, leaf in _named(template).items()}
+    expected = {name: _spec(leaf) for name, leaf in named_leaves(template).items()}
     for name, want in expected.items():
         if name not in found:
             raise UserError(f"the checkpoint has no {name}, expected {want}: it was saved by another kind of run")
@@ -82,8 +82,8 @@ def _same(name: str, found: LeafSpec, want: LeafSpec) -> None:
         raise UserError(f"{name} in the checkpoint is {found}, expected {want}: it was saved by another config")
 
 
-def _named(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves by their dotted path."""
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves by their dotted path, in their order."""
     paths = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
     if len(named) != len(paths):

@@ -84,6 +84,22 @@ class MetricsLog:
         self._pending.clear()
 
 
+class Unlogged:
+    """What a process that does not write the run's folder does with its metrics: nothing."""
+
+    def __enter__(self) -> Unlogged:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def sync(self) -> None:
+        """Write nothing."""
+
+
 def read_metrics(run: RunDir) -> list[Values]:
     """Return the lines of ``metrics.jsonl``, oldest first; a line cut short by a crash is left out."""
     return scan_metrics(run)[0]

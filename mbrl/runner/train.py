@@ -6,6 +6,7 @@ evaluation, depend on the env step alone. So a run that was stopped and goes on 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,7 +21,7 @@ from mbrl.envs import make_vector
 from mbrl.evaluation.exploitation import make_gap
 from mbrl.evaluation.rollout import Evaluate, make_evaluate
 from mbrl.replay import memory
-from mbrl.runner import guest, leaves, measures, rundir, seeds, stop
+from mbrl.runner import devices, guest, hosts, leaves, measures, rundir, seeds, stop
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.checks import check, check_memory, check_same, is_guest
 from mbrl.runner.compiled import Compiled, compile_beside, compile_for
@@ -28,7 +29,7 @@ from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.epoch import Program, make_program
 from mbrl.runner.files import write_atomic
 from mbrl.runner.guest import GuestProgram, GuestState
-from mbrl.runner.loggers import MetricsLog, Values
+from mbrl.runner.loggers import MetricsLog, Unlogged, Values
 from mbrl.runner.reporter import Reporter, Silent
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.state import TrainState
@@ -60,7 +61,7 @@ class _Machine(NamedTuple):
     compiled: dict[str, Compiled]  # the two, each from its first use on
     evaluate: Evaluate
     saves: Checkpoints
-    log: MetricsLog
+    log: MetricsLog | Unlogged
     reporter: Reporter
     received: list[int]  # signals
     pace: measures.Pace
@@ -68,6 +69,9 @@ class _Machine(NamedTuple):
 
 def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Reporter | None = None) -> Result:
     """Train the config's agent in the config's environment.
+
+    Within ``hosts.join`` all processes call it alike and stay in step. Process 0 alone reads and writes the folder and
+    evaluates, so its result alone has the evaluation; the folder is the one of a run on one host.
 
     Args:
         config: the experiment.
@@ -84,14 +88,20 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
     if resume is not None:
         guest.refuse_to_go_on(config)
     program, evaluate, line = prepare(config)
-    opened = rundir.create(config) if resume is None else rundir.reopen(Path(resume))
-    with opened as folder, reporter or Silent() as told:
+    with _opened(config, resume) as folder, reporter or Silent() as told:
         told.note(line)
-        going_on = rundir.saved(folder)
-        if resume is not None and not going_on:
+        going_on = bool(hosts.agree(hosts.first() and rundir.saved(folder)))
+        if resume is not None and not going_on and hosts.first():
             told.note(f"nothing of {resume} was saved yet: it begins anew")
             write_atomic(folder.config, to_yaml(config))
         return run(program, evaluate, config, folder, told, resume=going_on)
+
+
+def _opened(config: Config[Any], resume: str | Path | None) -> contextlib.AbstractContextManager[RunDir]:
+    """Return the folder to hold; a process that does not write it knows its name alone."""
+    if not hosts.first():
+        return contextlib.nullcontext(RunDir(Path(resume or config.run_dir)))
+    return rundir.create(config) if resume is None else rundir.reopen(Path(resume))
 
 
 def prepare(config: Config[Any]) -> tuple[Program | GuestProgram, Evaluate, str]:
@@ -100,6 +110,8 @@ def prepare(config: Config[Any]) -> tuple[Program | GuestProgram, Evaluate, str]
     Raises:
         UserError: something in the config is not right.
     """
+    if hosts.several():
+        devices.check_hosts(config)
     if is_guest(config):
         return guest.prepare(config)
     check(config)
@@ -129,11 +141,12 @@ def run(
     with stop.signals(lambda: reporter.phase("stopping")) as received:
         reporter.phase("compiling")
         # Learning compiles for long: that begins at once, while there is nothing yet to learn from.
-        ahead = {} if resume else {"epoch": compile_beside(program.epoch, template(program, config))}
+        # Several processes compile in turn, so that all do the same in the same order.
+        ahead = {} if resume or hosts.several() else {"epoch": compile_beside(program.epoch, template(program, config))}
         state, metric = _restored(program, config, folder, saves) if resume else _fresh(program, config)
         step = int(state.step)
         pace = measures.start_pace(step)
-        with MetricsLog(folder, step if resume else None) as log:
+        with MetricsLog(folder, step if resume else None) if hosts.first() else Unlogged() as log:
             machine = _Machine(config, folder, program, ahead, {}, evaluate, saves, log, reporter, received, pace)
             state, values = _loop(machine, state, metric)
     return Result(folder.path, config, program, state, values)
@@ -153,24 +166,33 @@ def _restored(
     program: Program, config: Config[Any], folder: RunDir, saves: Checkpoints
 ) -> tuple[TrainState, float | None]:
     """Return the newest valid state and the latest evaluation's return, and note the config the run goes on with."""
+    expected = template(program, config)
+    if not hosts.first():
+        return hosts.spread(expected, program.places, None), None
     saved = saves.find()
     check_same(saved.config, config)
     if saved.step >= config.steps:
         raise UserError(f"{folder.path} is finished: {saved.step} of {config.steps} env steps; raise --steps to go on")
-    state = program.place(saves.load(saved, template(program, config)))
+    if hosts.several():
+        leaves.check(expected, saved.specs)
+        found = leaves.HostTree(saves.arrays(saved), saved.specs)
+        state = hosts.spread(expected, program.places, found)
+    else:
+        state = program.place(saves.load(saved, expected))
     saves.set_aside_after(saved.step)
     write_atomic(folder.config, to_yaml(config))
     return state, saved.metric
 
 
 def _loop(m: _Machine, state: TrainState, metric: float | None) -> tuple[TrainState, Values]:
-    """Run epochs to the last step or to a signal, and save at the end."""
+    """Run epochs to the last step or to a signal, in whichever process, and save at the end."""
     values: Values = {}
-    while (step := int(state.step)) < m.config.steps and not m.received:
+    signum = 0
+    while (step := int(state.step)) < m.config.steps and not (signum := hosts.agree((m.received or [0])[0])):
         state, values, metric = _advance(m, state, metric)
     _save(m, state, metric)
     if step < m.config.steps:
-        raise stop.Interrupted(m.folder.path, step, m.received[0])
+        raise stop.Interrupted(m.folder.path, step, signum)
     return state, values
 
 
@@ -186,8 +208,9 @@ def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[Trai
     step = int(state.step)
     if step >= config.steps or measures.due(config.evaluation.every, before, step):
         m.reporter.phase("evaluating")
-        evaluated = _evaluated(m, state, step)
-        found, metric = found | evaluated, float(np.mean(evaluated["eval/return_mean"]))
+        if hosts.first():
+            evaluated = _evaluated(m, state, step)
+            found, metric = found | evaluated, float(np.mean(evaluated["eval/return_mean"]))
         m.reporter.phase(work)
     values: Values = seeds.summarise(found)
     values |= measures.timed(m.pace, step, config.steps, learning=work == "learning")
@@ -215,7 +238,7 @@ def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, Any]:
     """Evaluate the policy's mode with seeds of its own; numbers, of several training seeds one each."""
     key = seeds.keys_of(m.config, lambda seed: measures.evaluation_key(seed, step))
     # Of one seed every device has the agent, and one is enough to play.
-    agent = state.agent if m.config.seeds > 1 else jax.device_put(state.agent, jax.devices()[0])
+    agent = state.agent if m.config.seeds > 1 else hosts.own(state.agent)
     found = measures.scores(m.evaluate(agent, key))
     if m.program.gap is not None:
         keys = seeds.keys_of(
@@ -237,10 +260,13 @@ def _endure(m: _Machine, write: Callable[[], None]) -> None:
 def _save(m: _Machine, state: TrainState, metric: float | None) -> None:
     """Save the run, unless it is saved at this step already; the log is durable first, as a resume relies on it."""
     step = int(state.step)
-    if not m.saves.has(step):
-        m.reporter.phase("saving")
+    if hosts.agree(hosts.first() and m.saves.has(step)):
+        return
+    m.reporter.phase("saving")
+    whole = hosts.gather(state)
+    if whole is not None:
         m.log.sync()
-        m.saves.save(state, step, config=to_yaml(m.config), metric=metric)
+        m.saves.save(whole, step, config=to_yaml(m.config), metric=metric)
 
 
 def _survive(m: _Machine, state: TrainState, metric: float | None) -> None:
@@ -266,7 +292,10 @@ def _survive(m: _Machine, state: TrainState, metric: float | None) -> None:
 def _keep_batch(m: _Machine, state: TrainState) -> Path:
     """Write the last batch that led to a skipped update; ``numpy.load`` reads it without running code."""
     path = m.folder.faults / "batch.npz"
-    arrays = leaves.to_host(state.faults.batch).arrays
+    batch = hosts.gather(state.faults.batch)
+    if batch is None:
+        return path
+    arrays = leaves.to_host(batch).arrays
     # NumPy's own format knows no bfloat16 (kind V).
     plain: dict[str, Any] = {name: x.astype(np.float32) if x.dtype.kind == "V" else x for name, x in arrays.items()}
     path.parent.mkdir(exist_ok=True)
