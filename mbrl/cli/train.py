@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> int:
     target = words.pop(0) if words and not words[0].startswith("-") else None
     config = reader.load(target, words)
     if len(words) + (target is not None) < len(argv):
-        print(parsing.help_text(reader.config_type(config.agent.name), PROG, config))
+        print(parsing.help_text(reader.type_of(config), PROG, config))
         return 0
     resume = target if target is not None and os.path.isdir(target) else None
     if resume and config.run_dir:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mbrl.core.errors import UserError, unknown
-from mbrl.planners.base import Cost, Plan, Planner, Problem, from_model, with_cost
+from mbrl.planners.base import Cost, NoPlannerConfig, Plan, Planner, Problem, from_model, with_cost
 from mbrl.planners.gradient import GradientConfig, GradientPlanner
 from mbrl.planners.mcts import MCTS, MCTSConfig
 from mbrl.planners.shooting import Shooting, ShootingConfig
@@ -39,7 +39,10 @@ PLANNERS: dict[str, PlannerEntry] = {
     "soft_tree": PlannerEntry(SoftTreeConfig(), SoftTree),
 }
 
-__all__ = ["PLANNERS", "Cost", "Plan", "Planner", "PlannerEntry", "Problem", "from_model", "make", "with_cost"]
+__all__ = [
+    "PLANNERS", "Cost", "NoPlannerConfig", "Plan", "Planner", "PlannerEntry", "Problem", "from_model", "make",
+    "with_cost",
+]
 
 
 def make(config: Any, problem: Problem) -> Planner:

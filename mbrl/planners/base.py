@@ -6,6 +6,7 @@ environments, K candidates, H horizon, A action, E critics, M nodes side by side
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import (
@@ -34,6 +35,14 @@ from mbrl.worldmodels.base import Latent, WorldModel
 Proposal: TypeAlias = Squashed | TanhNormal | OneHot
 Cost: TypeAlias = Callable[[Latent, Array], Any]
 Carry: TypeAlias = PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class NoPlannerConfig:
+    """No planner: the policy acts."""
+
+    name: Literal["none"] = "none"
+    """The planner, or `none`; see `mbrl list planners`."""
 
 
 class Arrival(NamedTuple):
