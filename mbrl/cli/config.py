@@ -89,13 +89,9 @@ def _takes_any(agent: Any) -> bool:
 
 def _planner(name: str) -> Any:
     """Return the config of a planner as it is where nothing of it was written."""
-    from mbrl.planners import PLANNERS, NoPlannerConfig  # they bring jax, likewise
+    from mbrl.planners import config_of  # brings jax, likewise
 
-    if name == NO_PLANNER:
-        return NoPlannerConfig()
-    if name not in PLANNERS:
-        raise unknown("agent.planner", name, [NO_PLANNER, *PLANNERS])
-    return PLANNERS[name].config
+    return config_of(name, "agent.planner")
 
 
 def _unwritten(cls: Any, planner: str) -> Config[Any] | None:

@@ -296,7 +296,10 @@ def take(tree: Any, where: Int[Array, "B M"]) -> Any:
 def moments(values: Float[Array, "B K"], weights: Float[Array, "B K"]) -> tuple[Array, Array]:
     """Return mean and deviation of values under weights, ``[B]`` each."""
     mean = (weights * values).sum(1)
-    return mean, jnp.sqrt(jnp.maximum((weights * jnp.square(values - mean[:, None])).sum(1), 0.0))
+    variance = (weights * jnp.square(values - mean[:, None])).sum(1)
+    # Where one value counts alone the root has no slope; there the deviation is a constant.
+    varied = variance > 0
+    return mean, jnp.where(varied, jnp.sqrt(jnp.where(varied, variance, 1.0)), 0.0)
 
 
 def _told(bound: np.ndarray) -> str:
