@@ -46,6 +46,8 @@ def check(config: DistilConfig, planner: Any, problem: Problem) -> None:
         raise UserError(f"agent.distil.scale must be at least 0 and finite; got {config.scale}")
     if not 0 <= config.reanalyse <= 1:
         raise UserError(f"agent.distil.reanalyse must lie in [0, 1]; got {config.reanalyse}")
+    if config.name == "value" and config.reanalyse == 0:
+        raise UserError("agent.distil.reanalyse must be above 0 for value, which learns from what it searches alone")
     if config.name != "none" and isinstance(planner, NoPlannerConfig):
         raise UserError(f"agent.distil {config.name} needs a planner to learn from; set agent.planner, to mppi perhaps")
     if config.name == "moment_match" and problem.discrete:

@@ -172,7 +172,7 @@ class Searcher:
         return jax.tree.map(lambda old, new: old.at[times].set(new), stored, fresh)
 
     def some(self, params: Params, key: PRNGKey, latent: Latent) -> tuple[Int[Array, "S"], Plan]:
-        """Return S times of a sequence, drawn anew by each key, and the plans ``[B S]`` from there (``rows_first``).
+        """Return S >= 1 times of a sequence, drawn by the key, and the plans ``[B S]`` from there (``rows_first``).
 
         Args:
             params: of the problem.
@@ -180,7 +180,7 @@ class Searcher:
             latent: of every step, ``[T, B]``.
         """
         length, batch = jax.tree.leaves(latent)[0].shape[:2]
-        most = self.count(length)
+        most = max(1, self.count(length))
         time_key, search_key = jax.random.split(key)
         times = jnp.argsort(jax.random.uniform(time_key, (length,)))[:most]
         rows = rows_first(jax.tree.map(lambda x: x[times], latent))

@@ -251,6 +251,7 @@ def test_another_planner_may_act_in_its_place(state):
         ({"planner": NoPlannerConfig()}, ACTION, "agent.distil cross_entropy needs a planner to learn from; set agent"),
         ({"distil": DistilConfig("value")}, ACTION, "a derivative: agent.planner soft_tree; got mppi"),
         ({"distil": DistilConfig("moment_match"), "planner": PLANNER["mctx"]}, CHOICE, "needs continuous actions"),
+        ({"distil": DistilConfig("value", reanalyse=0.0)}, ACTION, "reanalyse must be above 0 for value"),
         ({"distil": DistilConfig("cross_entropy", reanalyse=1.5)}, ACTION, "distil.reanalyse must lie in"),
         ({"distil": DistilConfig("cross_entropy", scale=-1.0)}, ACTION, "distil.scale must be at least 0"),
     ],

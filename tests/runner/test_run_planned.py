@@ -13,6 +13,7 @@ from mbrl.cli.config import load
 from mbrl.deploy import export
 from mbrl.deploy.load import load_policy
 from mbrl.deploy.policy import make_policy
+from mbrl.envs.config import EnvConfig
 from mbrl.planners import PLANNERS, NoPlannerConfig
 from mbrl.runner import restore
 from mbrl.runner.leaves import to_host
@@ -23,7 +24,7 @@ MPPI = dataclasses.replace(
 )
 CEM = dataclasses.replace(PLANNERS["cem"].config, samples=4, elites=2, iterations=1, horizon=1)
 AGENT = dataclasses.replace(TINY.agent, planner=MPPI, distil=DistilConfig("moment_match", reanalyse=0.5))
-CONFIG = dataclasses.replace(TINY, agent=AGENT, env=dataclasses.replace(TINY.env, name="probe/action"), seeds=2, steps=64)
+CONFIG = dataclasses.replace(TINY, agent=AGENT, env=EnvConfig(name="probe/action"), seeds=2, steps=64)
 
 
 @pytest.fixture(scope="module")
