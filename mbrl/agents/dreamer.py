@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from dm_env import specs
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from mbrl.agents import distilling, parts
 from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
@@ -66,7 +66,7 @@ class DreamerState(NamedTuple):
     slow_critic: Params
     optimiser: PyTree
     returns: normalise.PercentileState
-    updates: Int[Array, ""] | None = None  # done so far; counted where plans have an age
+    updates: PyTree = None  # Int[Array, ""], done so far, where plans have an age; else nothing
 
 
 def resolve(config: DreamerConfig) -> DreamerConfig:

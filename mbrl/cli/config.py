@@ -78,8 +78,8 @@ def config_type(agent: str, planner: str = NO_PLANNER, label: str = "") -> Any:
 
 def type_of(config: Config[Any]) -> Any:
     """Return the ``Config`` type of a config."""
-    planner = getattr(config.agent, "planner", None)
-    return config_type(config.agent.name, planner.name if _takes_any(type(config.agent)) else NO_PLANNER)
+    agent: Any = config.agent
+    return config_type(agent.name, agent.planner.name if _takes_any(type(agent)) else NO_PLANNER)
 
 
 def _takes_any(agent: Any) -> bool:

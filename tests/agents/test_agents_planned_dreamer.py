@@ -78,11 +78,10 @@ def test_without_a_planner_it_is_dreamer_and_nothing_is_added():
     assert shape.updates is None
     assert len(jax.tree.leaves(shape)) + 1 == len(jax.tree.leaves(jax.eval_shape(AGENT.init, KEY)))
     # A planner that acts and does not teach leaves what replay keeps as it was.
-    acting = make(dataclasses.replace(CONFIG, distil=DistilConfig()), OBSERVATION, ACTION)
+    acting = PlannedDreamer(dataclasses.replace(CONFIG, distil=DistilConfig()), OBSERVATION, ACTION)
     seen = jax.tree.map(lambda x: x[0], sequence().timestep)
-    kept = [jax.eval_shape(lambda agent=agent: agent.act(agent.init(KEY), KEY, agent.initial(2), seen, "train"))
-            for agent in (plain, acting)]
-    assert jax.tree.leaves(kept[0].context) == jax.tree.leaves(kept[1].context)
+    kept = jax.eval_shape(lambda: acting.act(acting.init(KEY), KEY, acting.initial(2), seen, "random")).context
+    chex.assert_trees_all_equal_shapes_and_dtypes(kept, acting.model.pack(acting.model.initial(2)))
 
 
 def test_update_compiles_once_and_keeps_its_types(state):
@@ -131,15 +130,21 @@ def test_the_actors_gradient_is_that_of_the_cross_entropy_by_hand(state):
     assert float(metrics["distil/entropy"]) == pytest.approx(entropy, rel=1e-5)
 
 
-def test_what_was_never_searched_teaches_nothing(state):
-    """Targets of random actions hold no plan: whatever they say, the update is the same."""
+def imitate(agent, given):
+    """Return the actor's gradient of the lesson alone."""
+    latent = agent.model.unpack(jax.tree.map(lambda x: x[1:], given.context.latent))
+    goes_on, state = 1.0 - given.timestep.last()[1:], init(KEY)
+    learn = lambda actor, kept: agent._imitate({"actor": actor}, state, KEY, latent, goes_on, kept)[0]
+    return jax.jit(jax.grad(learn))(state.params["actor"], given.context.target)
+
+
+def test_what_was_never_searched_teaches_nothing():
+    """Targets of random actions hold no plan."""
     agent = PlannedDreamer(
         dataclasses.replace(CONFIG, distil=dataclasses.replace(CONFIG.distil, reanalyse=0.0)), OBSERVATION, ACTION
     )
-    grad = jax.jit(jax.grad(lambda params, given: agent._loss(params, state, KEY, given)[0]))
-    never = sequence(searched=NEVER)
-    assert all((x == 0).all() for x in jax.tree.leaves(grad(state.params, never)["actor"]))
-    assert any((x != 0).any() for x in jax.tree.leaves(grad(state.params, sequence())["actor"]))
+    assert all((x == 0).all() for x in jax.tree.leaves(imitate(agent, sequence(searched=NEVER))))
+    assert any((x != 0).any() for x in jax.tree.leaves(imitate(agent, sequence())))
 
 
 def test_renewal_changes_its_share_and_makes_it_new(state):
@@ -187,45 +192,47 @@ def test_acting(state, mode):
         assert (np.allclose(one.action, centre, atol=1e-5)) == (mode == "eval")  # the planner's own choice, or a draw
 
 
-@pytest.mark.parametrize("name", sorted(PLANNERS))
-@pytest.mark.parametrize("action", [ACTION, CHOICE], ids=["continuous", "discrete"])
-def test_every_planner_acts_and_teaches_or_is_refused(name, action):
-    """Shapes alone: what an update hands back is what acting stored."""
-    lesson = DistilConfig("value" if name == "soft_tree" else "cross_entropy")
-    build = lambda: make(dataclasses.replace(CONFIG, planner=PLANNER[name], distil=lesson), OBSERVATION, action)
-    if action is CHOICE and name in {"cem", "icem", "mppi", "gradient"}:
-        with pytest.raises(UserError, match=f"{name} needs continuous actions and these are discrete"):
-            build()
-        return
-    agent, given = build(), sequence()
+@pytest.mark.parametrize("name", ["cem", "gradient", "icem", "mppi"])
+def test_planners_of_continuous_actions_are_refused_for_discrete_ones(name):
+    with pytest.raises(UserError, match=f"{name} needs continuous actions and these are discrete"):
+        make(dataclasses.replace(CONFIG, planner=PLANNER[name]), OBSERVATION, CHOICE)
+
+
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [("random", ACTION), ("gradient", ACTION), ("mctx", ACTION), ("mctx", CHOICE), ("soft_tree", CHOICE)],
+)
+def test_planners_act_and_teach(name, action):
+    """Shapes alone, those of mppi apart, which the other tests have: what a lesson hands back is what acting stored."""
+    agent, given = PlannedDreamer(dataclasses.replace(CONFIG, planner=PLANNER[name]), OBSERVATION, action), sequence()
     state = jax.eval_shape(agent.init, KEY)
     seen = jax.tree.map(lambda x: x[0], given.timestep)
-    shapes = {mode: jax.eval_shape(lambda s, m=mode: agent.act(s, KEY, agent.initial(2), seen, m), state)
-              for mode in ("train", "eval", "random")}
-    assert shapes["train"] == shapes["eval"] == shapes["random"]
-    kept = jax.tree.map(lambda x: jnp.zeros((5, *x.shape), x.dtype), shapes["train"].context)
-    actions = jnp.zeros((5, 2, shapes["train"].action.shape[-1]))
-    learned = jax.eval_shape(agent.update, state, KEY, given._replace(action=actions, context=kept))
-    assert jax.tree.map(jnp.shape, learned.context) == jax.tree.map(jnp.shape, kept)
-    told = {"distil/loss", "distil/age", "distil/known", "distil/entropy", "distil/kl", "loss/distil"}
-    assert told <= learned.metrics.keys()
+    kept = jax.eval_shape(lambda state: agent.act(state, KEY, agent.initial(2), seen, "train"), state).context
+    many = jax.tree.map(lambda x: jnp.zeros((5, *x.shape), x.dtype), kept)
+    latent = agent.model.unpack(jax.tree.map(lambda x: x[1:], many.latent))
+    lesson = lambda state: agent._imitate(state.params, state, KEY, latent, jnp.ones((4, 2)), many.target)
+    _, target, metrics = jax.eval_shape(lesson, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(target, many.target)
+    assert metrics.keys() == {"distil/loss", "distil/age", "distil/known", "distil/entropy", "distil/kl"}
 
 
 def test_the_plans_value_teaches_the_actor_alone():
     """Its derivative reaches the policy that the tree's actions were drawn from, and neither model nor critic."""
-    agents = [PlannedDreamer(dataclasses.replace(CONFIG, planner=PLANNER["soft_tree"], distil=DistilConfig("value", s)),
-                             OBSERVATION, ACTION) for s in (0.0, 1.0)]
+    plan = dataclasses.replace(PLANNER["soft_tree"], rounds=1, width=2, candidates=2, refine=0, horizon=1)
+    agent = PlannedDreamer(dataclasses.replace(CONFIG, planner=plan, distil=DistilConfig("value")), OBSERVATION, ACTION)
     wave = lambda x: x + 0.1 * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
-    state = jax.tree.map(lambda x: wave(x) if x.dtype == jnp.float32 else x, init(KEY))
-    given = sequence()
-    given = given._replace(context=given.context.latent)
-    off, on = (jax.jit(jax.grad(lambda params, a=a: a._loss(params, state, KEY, given)[0]))(state.params)
-               for a in agents)
-    assert all((x == 0).all() for x in jax.tree.leaves(off["actor"]))
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(on))
-    assert any((abs(x) > 1e-5).any() for x in jax.tree.leaves(on["actor"]))
-    for name in ("model", "critic"):
-        chex.assert_trees_all_close(on[name], off[name], rtol=1e-4, atol=1e-6)
+    state = init(KEY)
+    state = state._replace(params=jax.tree.map(wave, state.params))  # no head is zero any more
+    latent = agent.model.unpack(jax.tree.map(lambda x: x[1:], sequence().context.latent))
+    learn = lambda params, going: agent._ascend(params, state, KEY, latent, going)
+    learn = jax.jit(jax.grad(learn, has_aux=True))
+    grads, metrics = learn(state.params, jnp.ones((4, 2)))
+    assert all((x == 0).all() for name in ("model", "critic") for x in jax.tree.leaves(grads[name]))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads["actor"]))
+    assert max(float(abs(x).max()) for x in jax.tree.leaves(grads["actor"])) > 1e-4
+    assert (float(metrics["distil/age"]), float(metrics["distil/known"])) == (0, 1)
+    ended, _ = learn(state.params, jnp.zeros((4, 2)))  # where every step is an episode's last there is no plan to make
+    assert all((x == 0).all() for x in jax.tree.leaves(ended))
 
 
 def test_how_each_planner_explores():
