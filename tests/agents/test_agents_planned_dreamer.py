@@ -200,7 +200,7 @@ def test_planners_of_continuous_actions_are_refused_for_discrete_ones(name):
 
 @pytest.mark.parametrize(
     ("name", "action"),
-    [("random", ACTION), ("gradient", ACTION), ("mctx", ACTION), ("mctx", CHOICE), ("soft_tree", CHOICE)],
+    [("random", CHOICE), ("gradient", ACTION), ("mctx", CHOICE)],
 )
 def test_planners_act_and_teach(name, action):
     """Shapes alone, those of mppi apart, which the other tests have: what a lesson hands back is what acting stored."""
