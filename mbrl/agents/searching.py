@@ -24,7 +24,7 @@ from mbrl.planners.soft_tree import SoftTreeConfig
 from mbrl.worldmodels.base import Latent, WorldModel
 
 NEVER = -1  # updates before a search that was not made
-NOISE = 0.3  # deviation with which a plan that has no distribution is explored (Hafner et al. 2020, appendix A)
+NOISE = 0.3  # deviation with which a plan that has no distribution is explored (Hafner et al. 2020)
 
 
 class Memory(NamedTuple):
