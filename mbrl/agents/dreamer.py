@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ import optax
 from dm_env import specs
 from jaxtyping import PyTree
 
-from mbrl.agents import parts
+from mbrl.agents import distilling, parts
 from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
 from mbrl.agents.diagnosis import diagnose
+from mbrl.agents.distilling import DistilConfig
 from mbrl.agents.parts import Memory
 from mbrl.agents.planning import dreamer_problem
 from mbrl.behaviours.actor_critic import ActorCritic, ActorCriticConfig
@@ -24,13 +25,18 @@ from mbrl.core.optim import OptimConfig, make_optimiser
 from mbrl.core.rows import tree_norm
 from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
 from mbrl.nets.precision import Precision
+from mbrl.planners import NoPlannerConfig
 from mbrl.worldmodels.rssm import RSSM, RSSMConfig
 from mbrl.worldmodels.sizes import SIZES, Size
 
+PlannerConfig = TypeVar("PlannerConfig")
+
+_NONE: Any = NoPlannerConfig()
+
 
 @dataclasses.dataclass(frozen=True)
-class DreamerConfig:
-    """The Dreamer agent."""
+class DreamerConfig(Generic[PlannerConfig]):
+    """The Dreamer agent; its type says which planner's settings it has."""
 
     name: str = "dreamer"
     """The agent, for short `--agent`; see `mbrl list agents`."""
@@ -42,6 +48,11 @@ class DreamerConfig:
     """The world model."""
     behaviour: ActorCriticConfig = ActorCriticConfig()
     """Learning in imagination."""
+    planner: PlannerConfig = _NONE
+    """What acts in the policy's place: `none`, or a planner, whose settings then stand beside its name. While it trains
+    it explores, whatever is set of how it chooses."""
+    distil: DistilConfig = DistilConfig()
+    """What the policy learns from that planner."""
     optim: OptimConfig = OptimConfig()
     """The optimiser of everything."""
     replay_context: bool = True
@@ -55,6 +66,7 @@ class DreamerState(NamedTuple):
     slow_critic: Params
     optimiser: PyTree
     returns: normalise.PercentileState
+    updates: PyTree = None  # Int[Array, ""], done so far, where plans have an age; else nothing
 
 
 def resolve(config: DreamerConfig) -> DreamerConfig:
@@ -85,6 +97,8 @@ class Dreamer:
         self.config = resolve(config)
         self.model = RSSM(self.config.worldmodel, observation_spec, action_spec, config.precision)
         self.behaviour = ActorCritic(self.config.behaviour, self.model, action_spec, config.precision)
+        self.problem = dreamer_problem(self.model, self.behaviour)
+        distilling.check(config.distil, config.planner, self.problem)
         self.optimiser = make_optimiser(self.config.optim)
 
     def init(self, key: PRNGKey) -> DreamerState:
@@ -108,8 +122,8 @@ class Dreamer:
         Mapped over devices, B are the device's own rows; all come to the same state.
         """
         if not self.config.replay_context:
-            sequence = sequence._replace(context=jax.tree.map(jnp.zeros_like, sequence.context))
-        grads, (latent, returns, metrics) = jax.grad(self._loss, has_aux=True)(state.params, state, key, sequence)
+            sequence = sequence._replace(context=self._blank(sequence.context))
+        grads, (context, returns, metrics) = jax.grad(self._loss, has_aux=True)(state.params, state, key, sequence)
         grads, metrics = parallel.mean((grads, metrics))
         updates, optimiser = self.optimiser.update(grads, state.optimiser, state.params)
         norms = {f"grad_norm/{name}": tree_norm(part) for name, part in grads.items()}
@@ -119,14 +133,22 @@ class Dreamer:
         params = cast(dict[str, Params], params)
         rate = jnp.where(finite, self.config.behaviour.slow_rate, 0.0)
         slow = optax.incremental_update(params["critic"], state.slow_critic, rate)
-        state = DreamerState(params, slow, keep(optimiser, state.optimiser), keep(returns, state.returns))
-        context = keep(parts.fresh_context(self.model, sequence, latent), sequence.context)
+        state = state._replace(
+            params=params,
+            slow_critic=slow,
+            optimiser=keep(optimiser, state.optimiser),
+            returns=keep(returns, state.returns),
+        )
         skipped = {"update/skipped": 1.0 - finite}
-        return UpdateOutput(state, context, metrics | norms | skipped)
+        return UpdateOutput(state, keep(context, sequence.context), metrics | norms | skipped)
 
     def diagnose(self, state: DreamerState, key: PRNGKey, sequence: Sequence, context: int) -> Diagnosis:
         """Compare the model with ``sequence [T, B]`` (see ``Diagnosis``)."""
         return diagnose(self.model, self.behaviour, state.params, key, sequence, context)
+
+    def _blank(self, context: PyTree) -> PyTree:
+        """Return contexts that remember nothing."""
+        return jax.tree.map(jnp.zeros_like, context)
 
     def _loss(self, params: dict[str, Params], state: DreamerState, key: PRNGKey, sequence: Sequence):
         model_key, behaviour_key = jax.random.split(key)
@@ -142,7 +164,8 @@ class Dreamer:
         )
         loss = model_loss + behaviour_loss
         metrics |= output.metrics | {f"loss/{name}": value.mean() for name, value in output.losses.items()}
-        return loss, (output.posterior.latent, returns, metrics | {"loss/total": loss})
+        context = parts.fresh_context(self.model, sequence, output.posterior.latent)
+        return loss, (context, returns, metrics | {"loss/total": loss})
 
 
 def make(config: DreamerConfig, observation_spec: Spec, action_spec: Spec) -> Agent:
@@ -151,7 +174,10 @@ def make(config: DreamerConfig, observation_spec: Spec, action_spec: Spec) -> Ag
     Raises:
         UserError: the config cannot be built, or the task's specs are not supported.
     """
-    dreamer = Dreamer(config, observation_spec, parts.one_action("dreamer", action_spec))
+    from mbrl.agents.planned_dreamer import PlannedDreamer  # which is made of what stands above
+
+    kind = Dreamer if isinstance(config.planner, NoPlannerConfig) else PlannedDreamer
+    dreamer = kind(config, observation_spec, parts.one_action("dreamer", action_spec))
     return Agent(
         init=dreamer.init,
         initial=dreamer.initial,
@@ -159,5 +185,5 @@ def make(config: DreamerConfig, observation_spec: Spec, action_spec: Spec) -> Ag
         update=dreamer.update,
         diagnose=dreamer.diagnose,
         gamma=dreamer.config.behaviour.gamma,
-        problem=dreamer_problem(dreamer.model, dreamer.behaviour),
+        problem=dreamer.problem,
     )

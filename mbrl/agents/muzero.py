@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Int, PyTree
 from mbrl.agents import parts
 from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
 from mbrl.agents.diagnosis import diagnose
-from mbrl.agents.planning import forget, muzero_problem
-from mbrl.agents.searching import Search, Searcher, Target, described
+from mbrl.agents.planning import muzero_problem
+from mbrl.agents.searching import Memory, Searcher, Target
 from mbrl.behaviours.policy_value import PolicyValue, PolicyValueConfig
 from mbrl.core import parallel
-from mbrl.core.errors import UserError
+from mbrl.core.errors import UserError, unknown
 from mbrl.core.optim import OptimConfig, make_optimiser
 from mbrl.core.rows import tree_norm
 from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
@@ -26,7 +26,7 @@ from mbrl.nets.precision import Precision
 from mbrl.planners.distil import cross_entropy
 from mbrl.planners.mcts import MCTSConfig
 from mbrl.planners.soft_tree import SoftTreeConfig
-from mbrl.worldmodels.base import Latent, weigh
+from mbrl.worldmodels.base import weigh
 from mbrl.worldmodels.muzero import MuZeroModel, MuZeroModelConfig, over_unroll, windows
 
 
@@ -42,7 +42,7 @@ class MuZeroConfig:
     """The world model."""
     behaviour: PolicyValueConfig = PolicyValueConfig()
     """Policy and value."""
-    planner: Search = "mctx"
+    planner: Literal["mctx", "soft_tree"] = "mctx"
     """The search that acts and teaches."""
     mctx: MCTSConfig = MCTSConfig(simulations=16, wide_share=0.25)
     """Of `mctx`; discrete actions are all candidates, however many it says."""
@@ -65,14 +65,6 @@ class MuZeroState(NamedTuple):
     updates: Int[Array, ""]  # done so far
 
 
-class Memory(NamedTuple):
-    """What acting remembers of N environments."""
-
-    latent: Latent  # [N, ...]
-    action: Float[Array, "N A"]  # the last action taken
-    plan: PyTree  # [N, ...] the planner's carry
-
-
 class MuZero:
     """The composition; ``make`` hands its methods out as an ``Agent``."""
 
@@ -84,8 +76,10 @@ class MuZero:
         self.model = MuZeroModel(config.worldmodel, observation_spec, action_spec, config.precision)
         self.behaviour = PolicyValue(config.behaviour, self.model, action_spec, config.precision)
         self.problem = muzero_problem(self.model, self.behaviour)
-        search = described(config.planner, config.mctx, config.soft_tree, self.problem)
-        self.searcher = Searcher(search, self.problem, config.reanalyse)
+        searches = {"mctx": config.mctx, "soft_tree": config.soft_tree}
+        if config.planner not in searches:
+            raise unknown("agent.planner", config.planner, searches)
+        self.searcher = Searcher(searches[config.planner], self.problem, config.reanalyse)
         self.optimiser = make_optimiser(config.optim)
 
     def init(self, key: PRNGKey) -> MuZeroState:
@@ -101,13 +95,8 @@ class MuZero:
 
     def act(self, state: MuZeroState, key: PRNGKey, memory: Memory, timestep: TimeStep, mode: Mode) -> ActOutput:
         """Represent what was seen and search from there."""
-        filter_key, search_key, random_key = jax.random.split(key, 3)
-        latent = self.model.step(state.params["model"], filter_key, memory.latent, memory.action, timestep)
-        carry = forget(self.searcher.bold, memory.plan, timestep)
-        action, carry, target = self.searcher.choose(state.params, search_key, latent, carry, mode, state.updates)
-        if mode == "random":
-            action = self.behaviour.choose(state.params["actor"], random_key, latent, mode)
-        return ActOutput(action, Memory(latent, action, carry), target)
+        memory, target = self.searcher.act(self.model, self.behaviour, state, key, memory, timestep, mode)
+        return ActOutput(memory.action, memory, target)
 
     def update(self, state: MuZeroState, key: PRNGKey, sequence: Sequence) -> UpdateOutput:
         """Learn from ``sequence [T + 1, B]``: some searches anew, then one gradient step of everything.

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from mbrl import planners
-from mbrl.agents.base import Mode
-from mbrl.behaviours.base import rows_first
+from mbrl.agents.base import AgentState, Mode
+from mbrl.agents.planning import forget
+from mbrl.behaviours.base import Behaviour, rows_first
 from mbrl.core import parallel
-from mbrl.core.errors import UserError, unknown
-from mbrl.core.types import Params, PRNGKey
+from mbrl.core.errors import UserError
+from mbrl.core.types import Params, PRNGKey, TimeStep
 from mbrl.planners import Plan, Planner, Problem
+from mbrl.planners.gradient import GradientConfig
 from mbrl.planners.mcts import MCTSConfig
+from mbrl.planners.shooting import ShootingConfig
 from mbrl.planners.soft_tree import SoftTreeConfig
-from mbrl.worldmodels.base import Latent
-
-Search: TypeAlias = Literal["mctx", "soft_tree"]
+from mbrl.worldmodels.base import Latent, WorldModel
 
 NEVER = -1  # updates before a search that was not made
+NOISE = 0.3  # deviation with which a plan that has no distribution is explored (Hafner et al. 2020)
+
+
+class Memory(NamedTuple):
+    """What acting by a search remembers of N environments."""
+
+    latent: Latent  # [N, ...]
+    action: Float[Array, "N A"]  # the last action taken
+    plan: PyTree  # [N, ...] the planner's carry
 
 
 class Target(NamedTuple):
@@ -42,22 +52,28 @@ class Target(NamedTuple):
         return (updates - self.searched).astype(jnp.float32)
 
 
-def described(name: str, mctx: MCTSConfig, soft_tree: SoftTreeConfig, problem: Problem) -> Any:
-    """Return the config of the search of that name; of discrete actions all are candidates, however many it says.
-
-    Raises:
-        UserError: no such search.
-    """
-    choices: dict[str, Any] = {"mctx": mctx, "soft_tree": soft_tree}
-    if name not in choices:
-        raise unknown("agent.planner", name, choices)
-    config = choices[name]
-    if not problem.discrete:
-        return config
+def whole(config: Any, problem: Problem) -> Any:
+    """Return a planner's config with all of a discrete action space as candidates, however many it says."""
     count: dict[str, Any] = {"candidates": problem.actions}
-    if name == "soft_tree":
+    if isinstance(config, SoftTreeConfig):
         count |= {"width": problem.actions, "root_candidates": None}
-    return dataclasses.replace(config, **count)
+    searches = problem.discrete and isinstance(config, MCTSConfig | SoftTreeConfig)
+    return dataclasses.replace(config, **count) if searches else config
+
+
+def exploring(config: Any, problem: Problem) -> Any:
+    """Return a planner's config with what it draws its action by while it trains.
+
+    mctx has Gumbel noise of scale 1, with which its choice is a draw from its improved policy (Danihelka et al. 2022);
+    shooting draws an elite by weight and, of continuous actions, adds noise of the elites' deviation (Hansen et al.
+    2024); gradient ascent, whose plans have no distribution, adds noise of a fixed one. The soft tree's own config has
+    no noise: of its candidates one is drawn.
+    """
+    if isinstance(config, MCTSConfig):
+        return dataclasses.replace(config, gumbel=1.0)
+    if isinstance(config, ShootingConfig):
+        return dataclasses.replace(config, choose="sample", noise=not problem.discrete)
+    return dataclasses.replace(config, noise=NOISE) if isinstance(config, GradientConfig) else config
 
 
 class Searcher:
@@ -67,8 +83,7 @@ class Searcher:
         """Describe the searches.
 
         Args:
-            config: of the planner, from ``PLANNERS``. In training mctx's has Gumbel noise of scale 1, with which its
-                choice is a draw from its improved policy (Danihelka et al. 2022); of others one is drawn by weight.
+            config: of the planner, from ``PLANNERS``; of discrete actions all are candidates, however many it says.
             problem: to search in.
             share: of a sequence's steps that ``renew`` searches again.
 
@@ -77,14 +92,37 @@ class Searcher:
         """
         if not 0 <= share <= 1:
             raise UserError(f"agent.reanalyse must lie in [0, 1]; got {share}")
-        self.share, self.noisy = share, isinstance(config, MCTSConfig)
-        explores = dataclasses.replace(config, gumbel=1.0) if isinstance(config, MCTSConfig) else config
+        config = whole(config, problem)
+        self.share, self.draws = share, isinstance(config, SoftTreeConfig)
         self.calm: Planner = planners.make(config, problem)
-        self.bold: Planner = planners.make(explores, problem)
+        self.bold: Planner = planners.make(exploring(config, problem), problem)
 
     def initial(self, batch_size: int) -> PyTree:
         """Return the carry of environments that nothing was planned for."""
         return self.bold.initial(batch_size)
+
+    def act(
+        self, model: WorldModel, behaviour: Behaviour, state: AgentState, key: PRNGKey, memory: Memory,
+        timestep: TimeStep, mode: Mode,
+    ) -> tuple[Memory, Target]:
+        """Filter what N environments say and search from there; return memory, which has the action, and target.
+
+        Args:
+            model: filters.
+            behaviour: chooses where nothing is searched.
+            state: has ``params`` of the problem and ``updates``, how many were done.
+            key: for all of it.
+            memory: of the environments.
+            timestep: what they say, ``[N]``.
+            mode: "train" explores, "eval" takes the search's own choice, "random" makes no search.
+        """
+        filter_key, search_key, random_key = jax.random.split(key, 3)
+        latent = model.step(state.params["model"], filter_key, memory.latent, memory.action, timestep)
+        carry = forget(self.bold, memory.plan, timestep)
+        action, carry, target = self.choose(state.params, search_key, latent, carry, mode, state.updates)
+        if mode == "random":
+            action = behaviour.choose(state.params["actor"], random_key, latent, mode)
+        return Memory(latent, action, carry), target
 
     def choose(
         self, params: Params, key: PRNGKey, latent: Latent, carry: PyTree, mode: Mode, updates: Int[Array, ""]
@@ -96,7 +134,7 @@ class Searcher:
             key: for the search and the draw.
             latent: where to search from.
             carry: of the planner.
-            mode: "train" draws, "eval" takes the search's own choice, "random" makes no search: its action is 0.
+            mode: "train" explores, "eval" takes the search's own choice, "random" makes no search: its action is 0.
             updates: done so far.
         """
         search_key, pick_key = jax.random.split(key)
@@ -104,10 +142,10 @@ class Searcher:
         if mode == "random":
             plan = jax.eval_shape(planner.plan, params, key, latent, carry)[0]
             zeros: Plan = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), plan._replace(tree=None, fan=None))
-            return zeros.action, carry, _kept(zeros, jnp.int32(NEVER))
+            return zeros.action, carry, target_of(zeros, jnp.int32(NEVER))
         plan, carry = planner.plan(params, search_key, latent, carry)
-        action = plan.action if self.noisy or mode == "eval" else _draw(pick_key, plan)
-        return action, carry, _kept(plan, updates)
+        action = _draw(pick_key, plan) if self.draws and mode == "train" else plan.action
+        return action, carry, target_of(plan, updates)
 
     def renew(
         self, params: Params, key: PRNGKey, latent: Latent, stored: Target, updates: Int[Array, ""]
@@ -125,21 +163,36 @@ class Searcher:
             updates: done so far.
         """
         length, batch = stored.value.shape
-        most = round(self.share * length)
-        if most == 0:
+        if self.count(length) == 0:
             return stored
-        time_key, search_key = jax.random.split(key)
-        times = jnp.argsort(jax.random.uniform(time_key, (length,)))[:most]
-        rows = rows_first(jax.tree.map(lambda x: x[times], latent))
-        plan, _ = self.bold.plan(params, search_key, rows, self.bold.initial(most * batch))
+        times, plan = self.some(params, key, latent)
         fresh = jax.tree.map(
-            lambda x: jnp.swapaxes(x.reshape((batch, most, *x.shape[1:])), 0, 1), _kept(plan, updates)
+            lambda x: jnp.swapaxes(x.reshape((batch, len(times), *x.shape[1:])), 0, 1), target_of(plan, updates)
         )
         return jax.tree.map(lambda old, new: old.at[times].set(new), stored, fresh)
 
+    def some(self, params: Params, key: PRNGKey, latent: Latent) -> tuple[Int[Array, "S"], Plan]:
+        """Return S >= 1 times of a sequence, drawn by the key, and the plans ``[B S]`` from there (``rows_first``).
 
-def _kept(plan: Plan, updates: Int[Array, ""]) -> Target:
-    """Return what replay keeps of a plan; no gradient passes."""
+        Args:
+            params: of the problem.
+            key: for the times and the search.
+            latent: of every step, ``[T, B]``.
+        """
+        length, batch = jax.tree.leaves(latent)[0].shape[:2]
+        most = max(1, self.count(length))
+        time_key, search_key = jax.random.split(key)
+        times = jnp.argsort(jax.random.uniform(time_key, (length,)))[:most]
+        rows = rows_first(jax.tree.map(lambda x: x[times], latent))
+        return times, self.bold.plan(params, search_key, rows, self.bold.initial(most * batch))[0]
+
+    def count(self, length: int) -> int:
+        """Return of how many times of a sequence that is the share."""
+        return round(self.share * length)
+
+
+def target_of(plan: Plan, updates: Int[Array, ""]) -> Target:
+    """Return what replay keeps of plans; no gradient passes."""
     searched = jnp.broadcast_to(updates, plan.value.shape)
     return jax.lax.stop_gradient(Target(plan.candidates, plan.weights, plan.value, searched))
 

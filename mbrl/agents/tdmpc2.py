@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from dm_env import specs
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from mbrl import planners
 from mbrl.agents import parts
 from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
 from mbrl.agents.diagnosis import diagnose
 from mbrl.agents.planning import action_value_problem, forget
+from mbrl.agents.searching import Memory, exploring
 from mbrl.behaviours.temporal_difference import Path, TemporalDifference, TemporalDifferenceConfig
 from mbrl.core import normalise, parallel
 from mbrl.core.errors import UserError, unknown
@@ -25,7 +26,7 @@ from mbrl.core.rows import tree_norm
 from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
 from mbrl.nets.precision import Precision
 from mbrl.planners.shooting import ShootingConfig
-from mbrl.worldmodels.base import Latent, weigh
+from mbrl.worldmodels.base import weigh
 from mbrl.worldmodels.latent_td import LatentTD, LatentTDConfig
 from mbrl.worldmodels.sizes import TD_SIZES, TDSize
 
@@ -65,14 +66,6 @@ class TDMPC2State(NamedTuple):
     returns: normalise.PercentileState
 
 
-class Memory(NamedTuple):
-    """What acting remembers of N environments."""
-
-    latent: Latent  # [N, ...]
-    action: Float[Array, "N A"]  # the last action taken
-    plan: PyTree  # [N, ...] to begin the next one with
-
-
 def resolve(config: TDMPC2Config) -> TDMPC2Config:
     """Return the config with every width that was `None` filled from its size; raises UserError for no such size."""
     if config.size not in TD_SIZES:
@@ -99,8 +92,7 @@ class TDMPC2:
         self.model = LatentTD(config.worldmodel, observation_spec, action_spec, config.precision)
         self.behaviour = TemporalDifference(config.behaviour, self.model, action_spec, config.precision)
         self.problem = action_value_problem(self.model, self.behaviour, self.behaviour.gamma)
-        exploring = dataclasses.replace(config.planner, choose="sample", noise=True)
-        named = {"train": exploring, "eval": config.planner}
+        named = {"train": exploring(config.planner, self.problem), "eval": config.planner}
         self.planners = {mode: planners.make(planner, self.problem) for mode, planner in named.items()}
         values, policy = make_optimiser(config.optim), make_optimiser(config.policy_optim)
         # Decoders have one of their own: in the others' norm, which is bounded, they would have a say after all.

@@ -80,6 +80,8 @@ class ActorCriticConfig:
     """Weight that keeps the critic near the slow critic."""
     replay_scale: float = 0.3
     """Weight of the critic's loss on replayed rewards."""
+    actor_scale: float = 1.0
+    """Weight of the actor's loss; 0 where something else teaches it, see the agent's `distil`."""
     normalise_returns: bool = True
     """Divide returns by their percentile range, so that one entropy weight fits all rewards."""
     percentiles: PercentileConfig = PercentileConfig()
@@ -88,7 +90,7 @@ class ActorCriticConfig:
 
 # What each number is at least.
 _LEAST = {"horizon": 1, "units": 1} | dict.fromkeys(
-    ("actor_layers", "critic_layers", "entropy", "slow_scale", "replay_scale"), 0
+    ("actor_layers", "critic_layers", "entropy", "slow_scale", "replay_scale", "actor_scale"), 0
 )
 
 
@@ -167,7 +169,8 @@ class ActorCritic:
         """Dream from ``start [B]``; gradients reach the actor only, through its actions and the dynamics."""
         seen = (lambda latent: latent) if self.config.through_policy else stop
         # REINFORCE takes no gradient through actions: without one, imagination has no backward pass at all.
-        actor = stop(params["actor"]) if self.gradient == "reinforce" else params["actor"]
+        learns = self.gradient != "reinforce" and self.config.actor_scale > 0
+        actor = params["actor"] if learns else stop(params["actor"])
         policy = lambda latent, key: self.act(actor, seen(latent)).sample(key)
         dream: Dream = self.model.imagine(stop(model), key, stop(start), policy, self.config.horizon)
         prediction = self.model.predict(stop(model), dream.latent)
@@ -267,7 +270,7 @@ class ActorCritic:
         # From a single step there is no return along the replay, and the mean of nothing would not be a number.
         replay = replay if steps > 1 else jnp.zeros((1, batch))
         losses = {"actor": actor, "critic": critic, "replay_critic": replay}
-        weights = {"actor": 1.0, "critic": 1.0, "replay_critic": self.config.replay_scale}
+        weights = {"actor": self.config.actor_scale, "critic": 1.0, "replay_critic": self.config.replay_scale}
         metrics |= {f"loss/{name}": value.mean() for name, value in losses.items()}
         metrics |= {
             "critic/value": imagined.value.mean(),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args, get_origin
 
 from mbrl.cli import experiments, parsing, yaml_file
 from mbrl.core.errors import UserError, unknown
 from mbrl.runner.config import Config
 
 DEFAULT_AGENT = "dreamer"
+NO_PLANNER = "none"
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config[Any]:
@@ -27,11 +28,16 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     """
     file = None if path is None else experiments.find(str(path))
     written = [] if file is None else yaml_file.read(file)
-    cls = config_type(*_agent_name(written, overrides, f"{file}: "))
+    agent, said = _named("agent", written, overrides, f"{file}: ")
+    planner, _ = _named("agent.planner", (), overrides, "")
+    before, _ = _named("agent.planner", written, (), "")
+    cls = config_type(agent or DEFAULT_AGENT, planner or before or NO_PLANNER, said)
     known = parsing.leaves(cls)
-    config = None
+    config = _unwritten(cls, planner or before or NO_PLANNER)
+    if config is not None and planner and planner != before:  # what is written of one planner says nothing of another
+        written = [(key, value) for key, value in written if not key.startswith("agent.planner")]
     if file is not None:
-        config = parsing.parse(cls, _words(written, known, f"{file}: "), label=f"{file}: ")
+        config = parsing.parse(cls, _words(written, known, f"{file}: "), config, label=f"{file}: ")
     if isinstance(overrides, Mapping):
         return parsing.parse(cls, _words(yaml_file.flatten(dict(overrides)), known, ""), config, label="")
     rest, given = parsing.split(overrides, known)
@@ -51,40 +57,66 @@ def load_run(run_dir: str) -> Config[Any]:
     return load(rundir.existing(Path(run_dir)).config)
 
 
-def config_type(agent: str, label: str = "") -> Any:
+def config_type(agent: str, planner: str = NO_PLANNER, label: str = "") -> Any:
     """Return ``Config`` for the agent of that name.
 
     Args:
         agent: its name.
-        label: what precedes an error: where the name was written.
+        planner: that of the planner which acts in its place, of an agent that may have any.
+        label: what precedes an error: where the agent's name was written.
 
     Raises:
-        UserError: no such agent.
+        UserError: no such agent or planner.
     """
     from mbrl.agents import AGENTS  # an agent brings jax with it, which the command line's own help does without
 
     if agent not in AGENTS:
         raise UserError(f"{label}{unknown('agent', agent, AGENTS)}")
-    generic: Any = Config
-    return generic[AGENTS[agent].config]
+    generic, kind = cast(Any, Config), cast(Any, AGENTS[agent].config)
+    return generic[kind[type(_planner(planner))] if _takes_any(kind) else kind]
 
 
-def _agent_name(
-    written: Iterable[tuple[str, Any]], overrides: Sequence[str] | Mapping[str, Any], file: str
+def type_of(config: Config[Any]) -> Any:
+    """Return the ``Config`` type of a config."""
+    agent: Any = config.agent
+    return config_type(agent.name, agent.planner.name if _takes_any(type(agent)) else NO_PLANNER)
+
+
+def _takes_any(agent: Any) -> bool:
+    """Return whether an agent's config is generic: in the planner that acts in its place."""
+    return bool(getattr(agent, "__parameters__", ()))
+
+
+def _planner(name: str) -> Any:
+    """Return the config of a planner as it is where nothing of it was written."""
+    from mbrl.planners import config_of  # brings jax, likewise
+
+    return config_of(name, "agent.planner")
+
+
+def _unwritten(cls: Any, planner: str) -> Config[Any] | None:
+    """Return what the config is where nothing was written; None where that is what the classes themselves say."""
+    agent = get_args(cls)[0]
+    return cls(agent=get_origin(agent)(planner=_planner(planner))) if get_args(agent) else None
+
+
+def _named(
+    key: str, written: Iterable[tuple[str, Any]], overrides: Sequence[str] | Mapping[str, Any], file: str
 ) -> tuple[str, str]:
-    """Return the agent's name, which decides what may be set: the last one that was written; and ``file`` if there."""
-    in_file = [value for key, value in written if key in {"agent", "agent.name"} and value]
+    """Return the name that was written last under a key, which decides what else may be set; and ``file`` if there."""
+    keys = {key, f"{key}.name"}
+    in_file = [value for at, value in written if at in keys and value]
     names = []
     if isinstance(overrides, Mapping):
-        names = [value for key, value in yaml_file.flatten(dict(overrides)) if key in {"agent", "agent.name"}]
+        names = [value for at, value in yaml_file.flatten(dict(overrides)) if at in keys]
     else:
         for token, following in zip(overrides, [*overrides, ""][1:], strict=True):
             name, equals, value = token.partition("=")
-            if name in {"--agent", "--agent.name"}:
+            if name in {f"--{at}" for at in keys}:
                 names.append(value if equals else following)
     if names:
         return str(names[-1]), ""
-    return (str(in_file[-1]), file) if in_file else (DEFAULT_AGENT, "")
+    return (str(in_file[-1]), file) if in_file else ("", "")
 
 
 def _words(settings: Iterable[tuple[str, Any]], known: parsing.Leaves, label: str) -> parsing.Words:

@@ -19,7 +19,8 @@ class EvalArguments:
     """Roll out the policy's mode over fresh episodes, side by side.
 
     `--planner NAME` plans with the trained model instead; `mbrl list planners` has the names, and
-    `mbrl eval --planner NAME --help` what can be set of each.
+    `mbrl eval --planner NAME --help` what can be set of each. `--planner none` asks the policy alone of an agent that
+    plans by itself.
     """
 
     run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]

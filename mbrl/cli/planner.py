@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TypeVar
 
-from mbrl.core.errors import UserError, unknown
+from mbrl.core.errors import UserError
 
 Arguments = TypeVar("Arguments")
 
@@ -30,12 +30,10 @@ def fields(base: type[Arguments], argv: Sequence[str]) -> type[Arguments]:
     names = [value if equals else then for (flag, equals, value), then in zip(words, following, strict=True)
              if flag in {"--planner", "--planner.name"}]
     names = [name for name in names if name]
-    from mbrl.planners import PLANNERS  # brings jax, which --help does without
+    from mbrl.planners import PLANNERS, config_of  # brings jax, which --help does without
 
     if not names:
         raise UserError(f"{flags[0]} needs to know the planner: --planner and one of {', '.join(sorted(PLANNERS))}")
-    if names[-1] not in PLANNERS:
-        raise unknown("planner", names[-1], PLANNERS)
-    config = PLANNERS[names[-1]].config
+    config = config_of(names[-1])
     planner = ("planner", type(config), dataclasses.field(default=config))
     return dataclasses.make_dataclass(base.__name__, [planner], bases=(base,), frozen=True)

@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
     words = [word for word in rest if word not in parsing.HELP]
     config, resume = _experiment(words)
     if len(words) < len(rest):
-        print(parsing.help_text(reader.config_type(config.agent.name), PROG, config))
+        print(parsing.help_text(reader.type_of(config), PROG, config))
         print(parsing.help_text(Launch, PROG))
         return 0
     return _train(config, resume)

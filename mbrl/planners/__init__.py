@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mbrl.core.errors import UserError, unknown
-from mbrl.planners.base import Cost, Plan, Planner, Problem, from_model, with_cost
+from mbrl.planners.alone import Alone
+from mbrl.planners.base import Cost, NoPlannerConfig, Plan, Planner, Problem, from_model, with_cost
 from mbrl.planners.gradient import GradientConfig, GradientPlanner
 from mbrl.planners.mcts import MCTS, MCTSConfig
 from mbrl.planners.shooting import Shooting, ShootingConfig
@@ -39,7 +40,27 @@ PLANNERS: dict[str, PlannerEntry] = {
     "soft_tree": PlannerEntry(SoftTreeConfig(), SoftTree),
 }
 
-__all__ = ["PLANNERS", "Cost", "Plan", "Planner", "PlannerEntry", "Problem", "from_model", "make", "with_cost"]
+_ALL = PLANNERS | {"none": PlannerEntry(NoPlannerConfig(), Alone)}
+
+__all__ = [
+    "PLANNERS", "Cost", "NoPlannerConfig", "Plan", "Planner", "PlannerEntry", "Problem", "config_of", "from_model",
+    "make", "with_cost",
+]
+
+
+def config_of(name: str, label: str = "planner") -> Any:
+    """Return the config of a planner as it is where nothing of it is set; of `none` that of the policy alone.
+
+    Args:
+        name: of ``PLANNERS``, or `none`.
+        label: what an error calls it.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in _ALL:
+        raise unknown(label, name, _ALL)
+    return _ALL[name].config
 
 
 def make(config: Any, problem: Problem) -> Planner:
@@ -49,9 +70,7 @@ def make(config: Any, problem: Problem) -> Planner:
         UserError: there is none of that name, the config is another planner's, its numbers are out of range, or the
             problem lacks what it needs.
     """
-    if config.name not in PLANNERS:
-        raise unknown("planner", config.name, PLANNERS)
-    kind = type(PLANNERS[config.name].config)
+    kind = type(config_of(config.name))
     if not isinstance(config, kind):
         raise UserError(f"planner {config.name} is described by a {kind.__name__}; got a {type(config).__name__}")
-    return PLANNERS[config.name].make(config, problem)
+    return _ALL[config.name].make(config, problem)

@@ -6,6 +6,7 @@ environments, K candidates, H horizon, A action, E critics, M nodes side by side
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import (
@@ -34,6 +35,14 @@ from mbrl.worldmodels.base import Latent, WorldModel
 Proposal: TypeAlias = Squashed | TanhNormal | OneHot
 Cost: TypeAlias = Callable[[Latent, Array], Any]
 Carry: TypeAlias = PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class NoPlannerConfig:
+    """No planner: the policy acts."""
+
+    name: Literal["none"] = "none"
+    """The planner, or `none`; see `mbrl list planners`."""
 
 
 class Arrival(NamedTuple):
@@ -287,7 +296,10 @@ def take(tree: Any, where: Int[Array, "B M"]) -> Any:
 def moments(values: Float[Array, "B K"], weights: Float[Array, "B K"]) -> tuple[Array, Array]:
     """Return mean and deviation of values under weights, ``[B]`` each."""
     mean = (weights * values).sum(1)
-    return mean, jnp.sqrt(jnp.maximum((weights * jnp.square(values - mean[:, None])).sum(1), 0.0))
+    variance = (weights * jnp.square(values - mean[:, None])).sum(1)
+    # Where one value counts alone the root has no slope; there the deviation is a constant.
+    varied = variance > 0
+    return mean, jnp.where(varied, jnp.sqrt(jnp.where(varied, variance, 1.0)), 0.0)
 
 
 def _told(bound: np.ndarray) -> str:

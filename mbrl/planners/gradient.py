@@ -49,6 +49,8 @@ class GradientConfig:
     """Adam's rate, in halves of the action range."""
     std: float = 0.5
     """Deviation of the starts, in halves of the action range."""
+    noise: float = 0.0
+    """Deviation of normal noise added to the action, to explore, in halves of the action range."""
 
 
 class GradientPlanner:
@@ -61,7 +63,7 @@ class GradientPlanner:
             UserError: for discrete actions, or numbers out of range.
         """
         check("gradient", problem, "continuous")
-        least = {"starts": 1, "horizon": 1, "iterations": 1, "rate": 0, "std": 0}
+        least = {"starts": 1, "horizon": 1, "iterations": 1, "rate": 0, "std": 0, "noise": 0}
         check_config("gradient", config, least, {"horizon": 1000})
         self.config, self.problem = config, problem
         self.centre, self.half = middle(problem)
@@ -99,7 +101,8 @@ class GradientPlanner:
         returns, slope = look(unit)
         first = unit, slope, adam.init(unit), unit, returns
         (_, _, _, best, top), _ = jax.lax.scan(body, first, length=self.config.iterations)
-        return self._read(params, keys, latent, actions(best), top)
+        plan, following = self._read(params, keys, latent, actions(best), top)
+        return self._explored(start_key, plan), following
 
     def _real(self, unit: Float[Array, "B K H A"]) -> Float[Array, "B K H A"]:
         """Return actions of what is given in halves of the action range."""
@@ -114,6 +117,15 @@ class GradientPlanner:
         first = (jnp.arange(self.config.starts) == 0)[None, :, None, None]
         eps = jnp.where(first & (known[:, None] > 0), 0.0, eps)
         return jnp.clip(before[:, None] + eps, -1.0, 1.0)
+
+    def _explored(self, key: PRNGKey, plan: Plan) -> Plan:
+        """Return a plan that begins with noise added, where there is any."""
+        if self.config.noise == 0:
+            return plan
+        assert plan.sequence is not None
+        eps = self.config.noise * normal(jax.random.fold_in(key, 1), plan.action.shape)
+        action = into_bounds(self.problem, plan.action + self.half[None] * eps)
+        return plan._replace(action=action, sequence=plan.sequence.at[:, 0].set(action))
 
     def _read(
         self, params: Params, keys: Array, latent: Latent, tried: Float[Array, "B K H A"], returns: Array

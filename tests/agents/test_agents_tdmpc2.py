@@ -104,6 +104,29 @@ def test_a_plan_whose_actions_are_dreamt_in_reverse_is_noticed(solved, monkeypat
     assert earned(solved, jax.jit(TDMPC2(CONFIG, OBSERVATION, ACTION).act, static_argnums=4)) < -0.5
 
 
+def test_the_problem_is_worth_what_every_critic_says_of_the_policys_mode(state):
+    """All critics, of the mean action, from the latent on; a step is the model's own."""
+    wave = lambda x: x + 0.1 * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
+    latent, params = jax.tree.map(wave, (AGENT.model.initial(2), state.params))  # no head is zero any more
+    features = AGENT.model.features(latent)
+    mode = jnp.tanh(AGENT.behaviour.act(params["actor"], latent).loc)
+    expected = AGENT.behaviour.values(params["critic"], features, mode)
+    found = AGENT.problem.value(params, latent)
+    assert found.shape == (3, 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    other = AGENT.behaviour.values(params["critic"], features, -jnp.ones_like(mode))
+    assert (abs(found - other) > 1e-6).any()
+    policy = AGENT.problem.policy(params, latent)
+    np.testing.assert_array_equal(policy.mode(), mode)
+    assert (AGENT.problem.discount, AGENT.problem.actions, AGENT.problem.discrete) == (0.5, 1, False)
+    arrival = AGENT.problem.step(params, KEY, latent, mode)
+    after = AGENT.model.imagine(params["model"], KEY, latent, lambda *_: mode, 1).latent
+    for ours, theirs in zip(jax.tree.leaves(arrival.latent), jax.tree.leaves(after), strict=True):
+        np.testing.assert_allclose(ours, theirs[1], rtol=1e-6)
+    reward = AGENT.model.predict(params["model"], arrival.latent).reward.mean()
+    np.testing.assert_allclose(arrival.reward, reward, rtol=1e-6)
+
+
 def test_it_stands_in_the_registry():
     entry = AGENTS["tdmpc2"]
     assert entry.config is TDMPC2Config

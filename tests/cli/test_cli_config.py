@@ -15,6 +15,7 @@ from mbrl.cli.config import config_type, load
 from mbrl.core.errors import UserError
 from mbrl.envs import make
 from mbrl.envs.config import EnvConfig
+from mbrl.planners import PLANNERS
 from mbrl.runner.checks import check
 from mbrl.runner.config import Config, to_dict, to_yaml
 
@@ -91,6 +92,34 @@ def test_overrides_come_on_top_of_the_file(write):
     assert (words.agent.behaviour.horizon, words.run_dir) == (10, "-x")
     mapping = {"seed": 5, "env": "brax/hopper", "agent": {"behaviour": {"horizon": 10}}, "run_dir": "-x"}
     assert load(path, mapping) == words
+
+
+def test_a_planners_fields_are_there_with_its_name(write):
+    """Set nowhere they are that planner's own; those of another one that a file names are left out."""
+    words = ["--agent.planner", "cem", "--agent.planner.samples=17", "--agent.distil", "cross_entropy"]
+    config = load(None, words)
+    assert config.agent.planner == dataclasses.replace(PLANNERS["cem"].config, samples=17)
+    assert config.agent.distil.name == "cross_entropy"
+    nested = {"agent": {"planner": {"name": "cem", "samples": 17}, "distil": "cross_entropy"}}
+    assert load(None, nested) == load(write(yaml.safe_dump(nested))) == load(write(to_yaml(config))) == config
+    path = write(to_yaml(config))
+    assert load(path, ["--agent.planner.samples", "9"]).agent.planner.samples == 9
+    assert load(path, ["--agent.planner", "mctx"]).agent.planner == PLANNERS["mctx"].config
+    assert load(path, {"agent.planner": "none", "agent.distil": "none"}).agent == load().agent
+    assert "--agent.planner.samples" in parsing.help_text(reader.type_of(config), "mbrl", config)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--agent.planner", "mpi"], "^unknown agent.planner 'mpi'; did you mean 'mppi'"),
+        (["--agent.planner.samples", "3"], "^unknown option '--agent.planner.samples'; did you mean '--agent.planner"),
+        (["--agent.planner", "mctx", "--agent.planner.samples", "3"], "^unknown option '--agent.planner.samples'"),
+    ],
+)
+def test_another_planners_fields_are_refused(words, said):
+    with pytest.raises(UserError, match=said):
+        load(None, words)
 
 
 @pytest.mark.parametrize("key", KNOWN)

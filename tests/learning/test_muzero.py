@@ -77,8 +77,8 @@ def test_discrete_probe_is_solved():
 
 def test_discrete_probe_notices_weights_of_the_wrong_candidates(monkeypatch):
     """A policy that is taught each candidate by another one's weight learns wrong answers and misleads the search."""
-    kept = searching._kept
+    kept = searching.target_of
     turned = lambda plan, updates: kept(plan, updates)._replace(weights=jnp.roll(plan.weights, 1, -1))
-    monkeypatch.setattr(searching, "_kept", turned)
+    monkeypatch.setattr(searching, "target_of", turned)
     policy, _ = play()
     assert policy < 4

@@ -13,7 +13,7 @@ from mbrl.agents.planning import forget
 from mbrl.bench import control
 from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, MID, TimeStep
-from mbrl.planners import PLANNERS, make, with_cost
+from mbrl.planners import PLANNERS, NoPlannerConfig, make, with_cost
 from mbrl.planners.mcts import TRANSFORMS
 from mbrl.planners.shooting import colouring, roll
 
@@ -73,6 +73,30 @@ def test_what_is_drawn_to_act_on_is_not_what_the_next_plan_begins_with():
     (acted, carry), (_, carried) = planned(drawn, STARTS), planned(mean, STARTS)
     assert (acted.sequence[:, 1] != carry.sequence[:, 0]).all()
     np.testing.assert_allclose(carry.sequence, carried.sequence, rtol=1e-6)
+
+
+def test_noise_of_gradient_ascent_is_on_the_action_alone():
+    """What was found, and what the next plan begins with, is as it is without."""
+    (plan, carry), (noisy, carried) = (planned(make(small("gradient", noise=x), line()), STARTS) for x in (0.0, 0.3))
+    assert (abs(noisy.action - plan.action) > 1e-3).all()
+    assert (abs(noisy.action) <= 1).all()
+    np.testing.assert_array_equal(noisy.sequence[:, 0], noisy.action)
+    np.testing.assert_array_equal(noisy.candidates, plan.candidates)
+    np.testing.assert_array_equal(noisy.weights, plan.weights)
+    np.testing.assert_array_equal(carried.sequence, carry.sequence)
+
+
+def test_the_policy_alone_is_its_mode_within_the_bounds():
+    """The line's policy is -0.3 s, its critic -2 s squared; the bounds are at 0.15."""
+    planner = make(NoPlannerConfig(), line(wide=0.15))
+    plan, _ = planner.plan(None, jax.random.key(0), STARTS, planner.initial(3))
+    np.testing.assert_allclose(plan.action, [[0.15], [-0.06], [-0.15]], rtol=1e-6)
+    np.testing.assert_allclose(plan.value, [-0.72, -0.08, -0.5], rtol=1e-6)
+    np.testing.assert_array_equal(plan.candidates[:, 0], plan.action)
+    np.testing.assert_array_equal(plan.weights, np.ones((3, 1)))
+    assert int(plan.steps) == planner.steps == 0
+    with pytest.raises(UserError, match="none needs a policy"):
+        make(NoPlannerConfig(), line()._replace(policy=None))
 
 
 def test_icem_begins_with_kept_sequences_that_differ():

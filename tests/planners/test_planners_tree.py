@@ -244,6 +244,31 @@ def test_pessimism_is_the_mean_less_deviations():
     np.testing.assert_allclose(lower(values[:1], 0.5), values[0])
 
 
+@pytest.mark.parametrize("refine", [0, 1])
+def test_one_candidate_and_several_critics_have_derivatives(refine):
+    """One candidate has no spread, and critics that agree have none either: neither root makes a derivative NaN."""
+    problem = line()
+
+    def value(params, latent):
+        one = problem.value(params, latent)[0]
+        return jnp.stack([one, one + params["apart"] * latent[..., 0]])
+
+    policy = lambda params, latent: Squashed(params["actor"] * latent, jnp.full_like(latent, 0.3))
+    config = SoftTreeConfig(rounds=1, width=1, candidates=1, paths=1, refine=refine, horizon=1, through="unrolled")
+    planner = SoftTree(config, problem._replace(value=value, policy=policy))
+
+    def found(params):
+        plan, _ = planner.plan(params, jax.random.key(0), jnp.array([[0.4], [0.0]]), planner.initial(2))
+        return (plan.value + plan.spread).sum()
+
+    slope = jax.jit(jax.grad(found))
+    for apart in (0.0, 0.3):
+        along = slope({"actor": jnp.float32(-0.3), "apart": jnp.float32(apart)})
+        assert np.isfinite(along["actor"])
+        assert np.isfinite(along["apart"])
+        assert along["actor"] != 0
+
+
 def test_one_node_at_a_time_compares_the_roots_candidates():
     """The sequential search: what the first child is worth says nothing of how far candidates lie apart."""
     planner = SoftTree(SoftTreeConfig(rounds=6, width=1, candidates=4, refine=0, paths=1, depth=1, horizon=6), line())
