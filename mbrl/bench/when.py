@@ -174,9 +174,8 @@ def train(config: Config[Any]) -> tuple[Program, TrainState]:
     state = program.init(over.run_key(config))
     while int(np.max(state.step)) < config.prefill:
         state, _ = program.prefill(state)
-    epoch = compile_for(program.epoch, state).call
     while int(np.max(state.step)) < config.steps:
-        state, _ = epoch(state)
+        state, _ = program.epoch(state)
     return program, state
 
 
@@ -249,12 +248,13 @@ def table(report: dict[str, Any]) -> str:
     grid, before = Table("task", "acts by", *right, "pays"), ""
     number = lambda x: "-" if x is None else f"{x:.3g}"
     for row in report["rows"]:
-        if row["task"] != before:
+        new = row["task"] != before
+        if new:
             grid.add_section()
         span = f"{number(row.get('gain_low'))} to {number(row.get('gain_high'))}"
         grid.add_row(
-            row["task"] if row["task"] != before else "", row["acts_by"],
-            f"{number(row['return'])} ± {number(row['return_error'])}", f"{number(row['gain'])} ({span})" if "gain" in row else "",
+            row["task"] if new else "", row["acts_by"], f"{number(row['return'])} ± {number(row['return_error'])}",
+            f"{number(row['gain'])} ({span})" if "gain" in row else "",
             f"{row['ms']:.3g}", f"{row['model_steps']}", row.get("pays", ""),
         )
         before = row["task"]
