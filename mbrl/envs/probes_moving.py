@@ -68,8 +68,9 @@ class Joints(Probe):
 
     def reset(self, key: PRNGKey) -> tuple[ProbeState, TimeStep]:
         """Start an episode: what is owed are the numbers, which the context was at first."""
-        state, _ = super().reset(key)
-        state = state._replace(owed=state.context)
+        key, draw = jax.random.split(key)
+        numbers = self.draw(draw)
+        state = ProbeState(jnp.int32(0), numbers, numbers, key)
         return state, restart(self.observe(state))
 
     def draw(self, key: PRNGKey) -> Float[Array, "joints"]:
