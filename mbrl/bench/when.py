@@ -23,12 +23,13 @@ from mbrl.agents.dreamer import DreamerConfig
 from mbrl.agents.planning import with_planner
 from mbrl.behaviours.actor_critic import ActorCriticConfig
 from mbrl.bench import control
+from mbrl.core.errors import UserError, unknown
 from mbrl.core.optim import OptimConfig
 from mbrl.core.types import PRNGKey
 from mbrl.envs import make_vector
 from mbrl.envs.config import EnvConfig
 from mbrl.evaluation.rollout import Evaluation, make_evaluate
-from mbrl.planners import PLANNERS, Planner, make
+from mbrl.planners import PLANNERS, Planner, Problem, make
 from mbrl.replay.config import ReplayConfig
 from mbrl.runner import seeds as over
 from mbrl.runner.compiled import compile_for, options
@@ -95,6 +96,7 @@ class Limits(NamedTuple):
     seeds: int = 4
     episodes: int = 16
     minutes: float = 15.0  # after which nothing more is begun
+    task: str = "all"  # one of `TASKS` or `EXACT` alone
 
 
 class Gain(NamedTuple):
@@ -126,13 +128,11 @@ def gain(differences: Float[np.ndarray, "N"], worth: float) -> Gain:
 def measure(limits: Limits) -> dict[str, Any]:
     """Train and act; what there is no time left for is not begun, and stands in ``left_out``."""
     end, rows, left = time.perf_counter() + 60 * limits.minutes, [], []
-    blocks = [(name, lambda name=name: _exact(name, end)) for name in EXACT]
-    blocks += [(name, lambda name=name: _learned(name, limits, end)) for name in TASKS]
-    for name, run in blocks:
+    for name in _asked(limits):
         if time.perf_counter() > end:
             left.append(name)
             continue
-        found, missing = run()
+        found, missing = _exact(name, end) if name in EXACT else _learned(name, limits, end)
         rows += found
         left += missing
     told = {"steps", "seeds", "episodes"}
@@ -142,6 +142,20 @@ def measure(limits: Limits) -> dict[str, Any]:
         "rows": rows,
         "left_out": left,
     }
+
+
+def check(limits: Limits) -> None:
+    """Raise a UserError for limits that make no sense."""
+    for name, least in {"steps": 0, "seeds": 1, "episodes": 1, "minutes": 0}.items():
+        if not getattr(limits, name) >= least:
+            raise UserError(f"--{name} must be at least {least}, not {getattr(limits, name)}")
+    known = ["all", *EXACT, *TASKS]
+    if limits.task not in known:
+        raise unknown("task", limits.task, known)
+
+
+def _asked(limits: Limits) -> list[str]:
+    return [name for name in (*EXACT, *TASKS) if limits.task in {"all", name}]
 
 
 def _learned(name: str, limits: Limits, end: float) -> tuple[list[dict[str, Any]], list[str]]:
@@ -161,11 +175,16 @@ def _learned(name: str, limits: Limits, end: float) -> tuple[list[dict[str, Any]
         decisions = int(np.max(found.lengths)) * limits.seeds * limits.episodes
         cost = {
             "ms": round(seconds / decisions * 1e3, 4),
-            "model_steps": 0 if described is None else make(described, program.agent.problem).steps,
+            "model_steps": 0 if described is None else _steps(described, program.agent.problem),
         }
         judged = None if described is None else gain(returns - means, WORTH * (task.best - task.random))
         rows.append(_row(f"{name}: {task.env}", planner, returns, judged, cost) | {"env_steps": steps})
     return rows, left
+
+
+def _steps(config: Any, problem: Problem | None) -> int:
+    assert problem is not None
+    return make(config, problem).steps
 
 
 def train(config: Config[Any]) -> tuple[Program, TrainState]:
@@ -234,9 +253,11 @@ def _row(
 
 def plan_of(limits: Limits) -> str:
     """Return in one sentence what is about to be done."""
-    steps = [limits.steps or task.steps for task in TASKS.values()]
+    asked = _asked(limits)
+    tasks = [task for name, task in TASKS.items() if name in asked]
+    steps = max([limits.steps or task.steps for task in tasks], default=0)
     return (
-        f"{len(EXACT)} problems with an exact model, then Dreamer on {len(TASKS)} tasks: {max(steps):,} env steps, "
+        f"{len(asked) - len(tasks)} problems with an exact model, Dreamer on {len(tasks)} tasks: {steps:,} env steps, "
         f"{limits.seeds} seeds side by side, {limits.episodes} episodes of each for every row; "
         f"nothing is begun after {limits.minutes:g} minutes"
     )

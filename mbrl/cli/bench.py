@@ -56,6 +56,8 @@ class BenchArguments:
     """Episodes of each seed with `--when`."""
     minutes: float = 15.0
     """After which nothing more is begun with `--when`."""
+    task: str = "all"
+    """One task alone with `--when`, by the name that the table has."""
     repeats: int = 30
     """Calls of each, at most; the median counts."""
     seconds: float = 20.0
@@ -122,11 +124,8 @@ def _planners(arguments: BenchArguments) -> int:
 def _when(arguments: BenchArguments) -> int:
     from mbrl.bench import when
 
-    least = {"steps": 0, "seeds": 1, "episodes": 1, "minutes": 0}
-    for name, lowest in least.items():
-        if not getattr(arguments, name) >= lowest:
-            raise UserError(f"--{name} must be at least {lowest}, not {getattr(arguments, name)}")
-    limits = when.Limits(arguments.steps, arguments.seeds, arguments.episodes, arguments.minutes)
+    limits = when.Limits(arguments.steps, arguments.seeds, arguments.episodes, arguments.minutes, arguments.task)
+    when.check(limits)
     print(when.plan_of(limits), flush=True)
     report = when.measure(limits)
     print(json.dumps(report) if arguments.json else when.table(report))

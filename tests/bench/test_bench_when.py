@@ -100,6 +100,7 @@ def test_what_there_is_no_time_for_is_said(capsys):
     [
         (["planners", "--when", "--seeds", "0"], "--seeds must be at least 1, not 0"),
         (["planners", "--when", "--minutes", "nan"], "--minutes must be at least 0"),
+        (["planners", "--when", "--task", "sparce"], "did you mean 'sparse'"),
         (["epoch", "--when"], "mbrl bench planners --when"),
     ],
 )
