@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -9,7 +12,9 @@ from jaxtyping import Array
 from mbrl.agents.base import Diagnosis
 from mbrl.behaviours.base import Behaviour
 from mbrl.core.types import Params, PRNGKey, Sequence, as_dict
-from mbrl.worldmodels.base import Prediction, WorldModel, prepend
+from mbrl.worldmodels.base import Latent, Prediction, WorldModel, prepend
+
+Promise: TypeAlias = Callable[[PRNGKey, Latent], tuple[Array, Array]]
 
 
 def diagnose(
@@ -30,7 +35,28 @@ def diagnose(
         sequence: recorded experience with the contexts that replay would have stored.
         context: how many of its steps the model sees before it predicts the rest from the actions alone.
     """
-    weights, horizon = params["model"], sequence.action.shape[0] - context
+
+    def promise(key: PRNGKey, start: Latent) -> tuple[Array, Array]:
+        imagined = behaviour.imagine(params["model"], params, key, start)
+        return imagined.returns[0], imagined.value[0]
+
+    return compare(model, promise, params["model"], key, sequence, context)
+
+
+def compare(
+    model: WorldModel, promise: Promise, weights: Params, key: PRNGKey, sequence: Sequence, context: int
+) -> Diagnosis:
+    """Compare a model with ``sequence [T, B]``, whatever it is that acts in it.
+
+    Args:
+        model: the world model.
+        promise: ``(key, latent [N]) -> (return [N], value [N])``, imagined, of what acts.
+        weights: the model's parameters.
+        key: see ``diagnose``.
+        sequence: see ``diagnose``.
+        context: see ``diagnose``.
+    """
+    horizon, lead = sequence.action.shape[0] - context, sequence.action.shape[:2]
     filter_key, dream_key, policy_key = jax.random.split(key, 3)
     start = model.unpack(jax.tree.map(lambda x: x[0], sequence.context))
     after = model.observe(weights, filter_key, start, sequence).latent
@@ -39,14 +65,14 @@ def diagnose(
     dream = model.imagine(weights, dream_key, last, sequence.action[context - 1 : -1], horizon)
     opened = jax.tree.map(lambda seen, dreamt: jnp.concatenate([seen[:context], dreamt[1:]]), latent, dream.latent)
     flat = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), latent)
-    imagined = behaviour.imagine(weights, params, policy_key, flat)
+    returns, value = promise(policy_key, flat)
     filtered, open_loop = model.predict(weights, latent), model.predict(weights, opened)
     return Diagnosis(
         observation=_observations(filtered, sequence),
         reward=filtered.reward.mean(),
         discount=filtered.discount.mean(),
-        value=imagined.value[0].reshape(sequence.action.shape[:2]),
-        imagined_return=imagined.returns[0].reshape(sequence.action.shape[:2]),
+        value=value.reshape(lead),
+        imagined_return=returns.reshape(lead),
         open_loop_observation=_observations(open_loop, sequence),
         open_loop_reward=open_loop.reward.mean(),
         open_loop_discount=open_loop.discount.mean(),

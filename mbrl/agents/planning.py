@@ -17,11 +17,15 @@ from mbrl.behaviours.temporal_difference import TemporalDifference
 from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey, TimeStep
 from mbrl.planners import Planner, Problem, from_model
+from mbrl.planners.base import Arrival
 from mbrl.worldmodels.base import Latent
 from mbrl.worldmodels.ensemble import Ensemble
 from mbrl.worldmodels.latent_td import LatentTD
 from mbrl.worldmodels.muzero import MuZeroModel
 from mbrl.worldmodels.rssm import RSSM
+
+# Where the episode goes on less likely than this, nothing that follows counts.
+_RARE = 1e-6
 
 
 class Planned(NamedTuple):
@@ -29,6 +33,13 @@ class Planned(NamedTuple):
 
     memory: PyTree  # the agent's own
     plan: PyTree  # the planner's carry
+
+
+class Particles(NamedTuple):
+    """P guesses of where each of N environments is."""
+
+    latent: Latent  # [*N, P, ...]
+    weight: Float[Array, "*N P"]  # of the particles whose episode may have ended; their mean is 1
 
 
 def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) -> Agent:
@@ -45,7 +56,7 @@ def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) 
     if not isinstance(agent, Agent) or agent.problem is None:
         raise UserError(
             f"{config.name} needs a world model to plan in, which this agent lacks; "
-            "take dreamer, mbpo, muzero or tdmpc2"
+            "take dreamer, mbpo, muzero, pets or tdmpc2"
         )
     problem = agent.problem if cost is None else planners.with_cost(agent.problem, cost)
     planner = planners.make(config, problem)
@@ -103,3 +114,34 @@ def muzero_problem(model: MuZeroModel, behaviour: PolicyValue) -> Problem:
     value = lambda params, latent: behaviour.value(params["critic"], latent).mean()[None]
     policy = lambda params, latent: behaviour.act(params["actor"], latent)
     return from_model(model, model.actions, behaviour.config.gamma, policy, value, behaviour.policy.discrete)
+
+
+def particles_of(latent: Latent, count: int) -> Particles:
+    """Return that many particles ``[N, P]`` of each of ``latent [N]``, all in the same place."""
+    copies = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], count, *x.shape[1:])), latent)
+    return Particles(copies, jnp.ones((jax.tree.leaves(latent)[0].shape[0], count)))
+
+
+def particle_problem(model: Ensemble, gamma: float, *, keep: bool) -> Problem:
+    """Return an ensemble as a problem in which P particles follow each candidate; no policy, no value.
+
+    A particle p counts by the share w_p of it that has not ended: r = mean_p w_p r_p, c = mean_p w_p c_p,
+    w_p' = w_p c_p / c. The return of a candidate, sum_t r_t prod_i gamma c_i, is with that the mean over the particles
+    of each one's own (Chua et al. 2018, algorithm 1).
+
+    Args:
+        model: whose members move the particles.
+        gamma: discount.
+        keep: whether a particle stays with its member; see ``Ensemble.propagate``.
+    """
+
+    def step(params: Params, key: PRNGKey, latent: Particles, action: Float[Array, "B A"]) -> Arrival:
+        after = model.propagate(params["model"], key, latent.latent, action, keep=keep)
+        prediction = model.predict(params["model"], after)
+        reward = (latent.weight * prediction.reward.mean()).mean(-1)
+        lasting = latent.weight * prediction.discount.mean()
+        going = lasting.mean(-1)
+        weight = lasting / jnp.maximum(going, _RARE)[:, None]
+        return Arrival(Particles(after, weight), reward, going)
+
+    return Problem(step, model.actions, gamma)

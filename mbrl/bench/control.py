@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -194,15 +194,34 @@ def _critics(value: Callable[[Array], Array], begin: Callable, noise: float) -> 
 
 def regret(known: Known, planner: Planner, key: PRNGKey, episodes: int = 32, steps: int = 20) -> Float[Array, "B"]:
     """Return each episode's regret in closed loop (see the top); to be jitted."""
+
+    def act(key: PRNGKey, state: Array, carry: Any) -> tuple[Array, Any]:
+        plan, carry = planner.plan(None, key, state, carry)
+        return plan.action, carry
+
+    return _closed(known, act, planner.initial(episodes), key, episodes, steps)
+
+
+def policy_regret(known: Known, key: PRNGKey, episodes: int = 32, steps: int = 20) -> Float[Array, "B"]:
+    """Return each episode's regret of the policy's mode, from the same first states by the same key."""
+    policy = known.problem.policy
+    assert policy is not None
+    act = lambda _, state, carry: (policy(None, state).mode(), carry)
+    return _closed(known, act, (), key, episodes, steps)
+
+
+def _closed(
+    known: Known, act: Callable, carry: Any, key: PRNGKey, episodes: int, steps: int
+) -> Float[Array, "B"]:
     start_key, loop_key = jax.random.split(key)
-    first = known.begin(start_key, episodes), planner.initial(episodes)
+    first = known.begin(start_key, episodes), carry
 
     def body(loop: tuple, inputs: tuple) -> tuple[tuple, Array]:
         (state, carry), (key, weight) = loop, inputs
         plan_key, step_key = jax.random.split(key)
-        plan, carry = planner.plan(None, plan_key, state, carry)
-        lack = known.lack(state, plan.action)
-        state = known.problem.step(None, step_key, state, plan.action).latent
+        action, carry = act(plan_key, state, carry)
+        lack = known.lack(state, action)
+        state = known.problem.step(None, step_key, state, action).latent
         return (state, carry), weight * lack
 
     weights = GAMMA ** jnp.arange(steps)

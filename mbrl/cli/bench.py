@@ -22,7 +22,8 @@ class BenchArguments:
     """Which: `train_step` (REINFORCE), `train_step_dynamics`, `model_step`, `imagination`, `policy_step`,
     `policy_step_16`, `collection`, `epoch`, `epoch_seeds` (eight), `evaluation`, `render`, `boxes`, `boxes_urchin`,
     `start` (of a run, to its first update), or all. `pixels` is what draws, alone. `planners` is apart: every planner
-    on one model, and its regret where the optimum is known; so is `serve`, acting over HTTP."""
+    on one model, and its regret where the optimum is known, or with `--when` what each brings beside the policy; so is
+    `serve`, acting over HTTP."""
     size: str = "1m"
     """The agent's size."""
     precision: str = "f32"
@@ -45,6 +46,18 @@ class BenchArguments:
     """Environments that a search of `planners` is for at once."""
     sessions: int = 64
     """Sessions that act at the server of `serve` at once."""
+    when: bool = False
+    """With `planners`: train a small Dreamer on three tasks instead, and act by the policy and by planners."""
+    steps: int = 0
+    """Env steps of each task with `--when`; 0 for each one's own."""
+    seeds: int = 4
+    """Seeds with `--when`, side by side."""
+    episodes: int = 16
+    """Episodes of each seed with `--when`."""
+    minutes: float = 15.0
+    """After which nothing more is begun with `--when`."""
+    task: str = "all"
+    """One task alone with `--when`, by the name that the table has."""
     repeats: int = 30
     """Calls of each, at most; the median counts."""
     seconds: float = 20.0
@@ -70,11 +83,7 @@ def run(argv: Sequence[str]) -> int:
     from mbrl.bench import run as bench  # brings jax with it, which --help does without
     from mbrl.bench.pieces import Setting
 
-    known = ["all", *_APART, *bench.GROUPS, *bench.NAMES]
-    if arguments.piece not in known:
-        raise unknown("piece", arguments.piece, known)
-    if arguments.repeats < 1:
-        raise UserError(f"--repeats must be at least 1, not {arguments.repeats}")
+    _check(arguments, ["all", *_APART, *bench.GROUPS, *bench.NAMES])
     if arguments.piece in _APART:
         return _APART[arguments.piece](arguments)
     rates = bench.GROUPS.get(arguments.piece, {})
@@ -91,13 +100,35 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def _check(arguments: BenchArguments, known: list[str]) -> None:
+    if arguments.piece not in known:
+        raise unknown("piece", arguments.piece, known)
+    if arguments.repeats < 1:
+        raise UserError(f"--repeats must be at least 1, not {arguments.repeats}")
+    if arguments.when and arguments.piece != "planners":
+        raise UserError(f"--when is a question about planners, not about {arguments.piece}: mbrl bench planners --when")
+
+
 def _planners(arguments: BenchArguments) -> int:
+    if arguments.when:
+        return _when(arguments)
     from mbrl.bench import planners
 
     if arguments.searches < 1:
         raise UserError(f"--searches must be at least 1, not {arguments.searches}")
     report = planners.measure(arguments.searches, arguments.repeats, arguments.seconds)
     print(json.dumps(report) if arguments.json else planners.table(report))
+    return 0
+
+
+def _when(arguments: BenchArguments) -> int:
+    from mbrl.bench import when
+
+    limits = when.Limits(arguments.steps, arguments.seeds, arguments.episodes, arguments.minutes, arguments.task)
+    when.check(limits)
+    print(when.plan_of(limits), flush=True)
+    report = when.measure(limits)
+    print(json.dumps(report) if arguments.json else when.table(report))
     return 0
 
 

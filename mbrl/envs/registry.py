@@ -10,7 +10,7 @@ from typing import Any
 from dm_env import specs
 
 from mbrl.core.errors import UserError, unknown
-from mbrl.envs import boxes, brax, classic, playground, probes
+from mbrl.envs import boxes, brax, classic, playground, probes, probes_moving
 from mbrl.envs.base import Environment, VectorEnvironment
 from mbrl.envs.brax import BraxEnv
 from mbrl.envs.config import EnvConfig
@@ -33,6 +33,8 @@ ENVS: dict[str, Callable[..., Environment] | HostEnv] = {
     "probe/delayed": probes.delayed,
     "probe/discrete": probes.Discrete,
     "probe/exact": probes.Exact,
+    "probe/goal": probes_moving.Goal,
+    "probe/joints": probes_moving.Joints,
     "probe/reward": probes.Reward,
     "probe/sight": probes.Sight,
     "probe/tasks": probes.Tasks,

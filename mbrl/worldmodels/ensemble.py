@@ -213,12 +213,33 @@ class Ensemble:
 
         def move(latent: Latent, action: Array, inputs: tuple[Array, Array]) -> Latent:
             turn, noise = inputs
-            arrival = self._dealt(params, latent.observation, action, turn)
-            change, std = self._changes(params, arrival)
-            observation = latent.observation + change[..., :-1] + std[..., :-1] * noise
-            return Latent(observation, change[..., -1], std[..., -1], arrival.going)
+            return self._moved(params, latent, self._dealt(params, latent.observation, action, turn), noise)
 
         return roll(move, latent, policy, policy_key, (turns, noise))
+
+    def propagate(
+        self, params: Params, key: PRNGKey, latent: Latent, action: Float[Array, "B A"], *, keep: bool
+    ) -> Latent:
+        """Move P particles ``[B, P]`` of each row by its one action (Chua et al. 2018, section 5.1).
+
+        Every member moves P / K of them, a whole number: with ``keep`` always the same (TSinf: which member is right
+        stays as it is), else whoever the key deals to it (TS1). All rows are dealt alike.
+        """
+        rows, count = latent.reward.shape
+        order_key, noise_key = jax.random.split(key)
+        order = jnp.arange(count) if keep else jax.random.permutation(order_key, count)
+        noise = parallel.draw(jax.random.normal, noise_key, (rows, count, self.width), axis=0)
+        back = jnp.argsort(order)
+
+        def deal(x: Float[Array, "B P C"]) -> Float[Array, "K B G C"]:
+            return jnp.moveaxis(x[:, order].reshape((rows, self.config.members, -1, x.shape[-1])), 1, 0)
+
+        def collect(x: Float[Array, "K B G *C"]) -> Float[Array, "B P *C"]:
+            return jnp.moveaxis(x, 0, 1).reshape((rows, count, *x.shape[3:]))[:, back]
+
+        actions = jnp.broadcast_to(action[:, None], (rows, count, action.shape[-1]))
+        arrival = self._arrive(params, deal(latent.observation), deal(actions))
+        return self._moved(params, latent, jax.tree.map(collect, arrival), noise)
 
     def predict(self, params: Params, latent: Latent) -> Prediction:
         """Return what the latents ``[*N]`` hold: the observation is certain, reward and discount were expected."""
@@ -329,6 +350,12 @@ class Ensemble:
         """Return mean and deviation of y in its own units."""
         mean, std = _scale(params["change"], arrival.mean.ndim)
         return mean + std * arrival.mean, std * arrival.std
+
+    def _moved(self, params: Params, latent: Latent, arrival: Arrival, noise: Float[Array, "*N D"]) -> Latent:
+        """Return latents ``[*N]`` after a change drawn by standard noise from what one member of each expects."""
+        change, std = self._changes(params, arrival)
+        observation = latent.observation + change[..., :-1] + std[..., :-1] * noise
+        return Latent(observation, change[..., -1], std[..., -1], arrival.going)
 
     def _filtered(
         self, params: Params, arrival: Arrival, seen: Float[Array, "*N D"], first: Bool[Array, "*N"]

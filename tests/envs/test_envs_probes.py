@@ -12,6 +12,7 @@ from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, LAST, MID
 from mbrl.envs import ENVS
 from mbrl.envs.probes import Cue, Delayed, ProbeState, Sight, Tasks, Terminal
+from mbrl.envs.probes_moving import Goal, Joints
 
 KEY = jax.random.key(0)
 PROBES = sorted(name for name in ENVS if name.startswith("probe/"))
@@ -41,7 +42,7 @@ def uniform(env, state, key):
     del state
     if isinstance(env.action_spec, specs.DiscreteArray):
         return jax.random.randint(key, (), 0, env.action_spec.num_values)
-    return jax.random.uniform(key, (1,), minval=-1)
+    return jax.random.uniform(key, env.action_spec.shape, minval=-1)
 
 
 def episodes(env, policy, number):
@@ -135,3 +136,25 @@ def test_the_sight_probe_shows_bars_that_no_single_pixel_tells_apart():
     np.testing.assert_array_equal(env.best(ProbeState(jnp.int32(0), jnp.float32(-2), zero, KEY)), [-1])
     drawn = jax.vmap(env.draw)(jax.random.split(KEY, 200))
     assert sorted(set(np.asarray(drawn).tolist())) == [-2, -1, 1, 2]
+
+
+def test_a_goal_pays_at_the_end_alone_and_only_who_stands_there():
+    env = Goal()
+    overshoot = lambda state, _: jnp.sign(state.context)[None]
+    assert returns(env, overshoot, 8).sum() == 0
+    steps, _ = episodes(env, functools.partial(best, env), 8)
+    assert steps.reward[:, :-1].sum() == 0
+    np.testing.assert_allclose(steps.observation[:, 5:, 1], np.repeat(steps.observation[:, :1, 0], 11, 1), atol=1e-6)
+    # Fifteen steps of .05 in the right direction are .75: beyond .65. Of .04 they are .6: within.
+    assert returns(env, lambda state, _: 1.0 * state.context[None], 8).sum() == 0
+    assert returns(env, lambda state, _: 0.8 * state.context[None], 8).sum() == 8
+
+
+def test_joints_by_hand():
+    env = Joints()
+    still = returns(env, lambda *_: jnp.zeros(16), 4)
+    np.testing.assert_allclose(still, 10 * (1 - 2 * 0.75**2), rtol=1e-5)
+    first = lambda state, _: env.best(state).at[1:].set(0.0)  # one of sixteen comes to 0
+    mean = lambda x: (x**2 + 15 * 0.75**2) / 16
+    expected = 10 - 2 * (mean(0.45) + mean(0.15) + 8 * mean(0))
+    np.testing.assert_allclose(returns(env, first, 4), expected, rtol=1e-5)

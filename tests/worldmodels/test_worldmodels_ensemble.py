@@ -363,3 +363,35 @@ def test_images_are_refused():
 def test_every_number_of_the_config_is_checked(name):
     with pytest.raises(UserError, match=f"worldmodel.{name} "):
         check(dataclasses.replace(CONFIG, **{name: type(getattr(CONFIG, name))(-1)}))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(("rows", "share"), [(1, 1), (2, 4)])
+def test_every_member_moves_its_share_of_the_particles(keep, rows, share):
+    # Member k moves everything by k + 1 and has next to no doubt: where a particle is tells who moved it.
+    params = told(MODEL, np.arange(1.0, 4.0)[:, None] * np.ones(4))
+    particles = jax.tree.map(lambda x: jnp.zeros((rows, 3 * share, *x.shape[1:])), MODEL.initial(1))
+    move = jax.jit(lambda key, z: MODEL.propagate(params, key, z, jnp.zeros((rows, 2)), keep=keep))
+    moves, before = [], particles
+    for key in jax.random.split(KEY, 6):
+        after = move(key, before)
+        moved = np.round(after.observation - before.observation)
+        assert (moved == moved[:1, :, :1]).all()  # all rows and entries alike
+        assert sorted(moved[0, :, 0]) == sorted([1, 2, 3] * share)
+        np.testing.assert_allclose(after.reward, moved[..., 0], rtol=1e-2)
+        moves.append(moved[0, :, 0])
+        before = after
+    kept = all((one == moves[0]).all() for one in moves)
+    assert kept == keep
+    if keep:
+        np.testing.assert_array_equal(moves[0], np.repeat([1, 2, 3], share))
+
+
+def test_particles_of_one_member_are_told_apart_by_its_doubt():
+    params = told(MODEL, np.zeros((3, 4)), log_variance=0.0)
+    particles = jax.tree.map(lambda x: jnp.zeros((2, 3000, *x.shape[1:])), MODEL.initial(1))
+    moved = MODEL.propagate(params, KEY, particles, jnp.zeros((2, 2)), keep=True).observation
+    # With the upper bound at .5 the logarithm of the variance is .5 - log(1 + e^.5).
+    assert float(moved.std()) == pytest.approx(math.exp((0.5 - math.log1p(math.exp(0.5))) / 2), rel=0.02)
+    assert abs(np.corrcoef(moved[0, :, 0], moved[1, :, 0])[0, 1]) < 0.1
+    assert abs(np.corrcoef(moved[0, :, 0], moved[0, :, 1])[0, 1]) < 0.1
