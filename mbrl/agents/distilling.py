@@ -76,10 +76,13 @@ def told(
         updates: done so far.
     """
     surprise = cross_entropy(policy, target.candidates, target.weights)
-    entropy = -jax.scipy.special.xlogy(target.weights, target.weights).sum(-1)
+    # Of discrete actions several candidates may be the same one.
+    discrete = isinstance(policy, OneHot)
+    shares = (target.weights[..., None] * target.candidates).sum(-2) if discrete else target.weights
+    entropy = -jax.scipy.special.xlogy(shares, shares).sum(-1)
     # Of continuous actions a weight is no density: there the divergence is from the candidates' normal.
     moments = lambda: moment_match(policy, target.candidates, target.weights)
-    apart = surprise - entropy if isinstance(policy, OneHot) else moments()
+    apart = surprise - entropy if discrete else moments()
     each = {"loss": loss, "age": target.age(updates), "entropy": entropy, "kl": apart}
     means = {name: parallel.masked_mean(values.reshape(counts.shape), counts) for name, values in each.items()}
     return {f"distil/{name}": jax.lax.stop_gradient(value) for name, value in means.items()} | {

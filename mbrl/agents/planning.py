@@ -58,6 +58,8 @@ def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) 
             f"{config.name} needs a world model to plan in, which this agent lacks; "
             "take dreamer, mbpo, muzero, pets or tdmpc2"
         )
+    if cost is not None and isinstance(config, planners.NoPlannerConfig):
+        raise UserError("planner none looks at no cost: the policy acts as it learned to; take another planner")
     problem = agent.problem if cost is None else planners.with_cost(agent.problem, cost)
     planner = planners.make(config, problem)
 

@@ -67,13 +67,20 @@ def exploring(config: Any, problem: Problem) -> Any:
     mctx has Gumbel noise of scale 1, with which its choice is a draw from its improved policy (Danihelka et al. 2022);
     shooting draws an elite by weight and, of continuous actions, adds noise of the elites' deviation (Hansen et al.
     2024); gradient ascent, whose plans have no distribution, adds noise of a fixed one. The soft tree's own config has
-    no noise: of its candidates one is drawn.
+    no noise: of its candidates one is drawn. Noise whose size is set is of that size.
     """
     if isinstance(config, MCTSConfig):
-        return dataclasses.replace(config, gumbel=1.0)
+        return dataclasses.replace(config, gumbel=config.gumbel or 1.0)
     if isinstance(config, ShootingConfig):
         return dataclasses.replace(config, choose="sample", noise=not problem.discrete)
-    return dataclasses.replace(config, noise=NOISE) if isinstance(config, GradientConfig) else config
+    return dataclasses.replace(config, noise=config.noise or NOISE) if isinstance(config, GradientConfig) else config
+
+
+def settled(config: Any) -> Any:
+    """Return a planner's config without noise, as it acts in evaluation."""
+    none: dict[str, Any] = {"gumbel": 0.0} if isinstance(config, MCTSConfig) else {"noise": False}
+    none = {"noise": 0.0} if isinstance(config, GradientConfig) else none
+    return config if isinstance(config, SoftTreeConfig) else dataclasses.replace(config, **none)
 
 
 class Searcher:
@@ -91,10 +98,10 @@ class Searcher:
             UserError: a share that is none, or a planner that cannot work on the problem.
         """
         if not 0 <= share <= 1:
-            raise UserError(f"agent.reanalyse must lie in [0, 1]; got {share}")
+            raise UserError(f"reanalyse must lie in [0, 1]; got {share}")
         config = whole(config, problem)
         self.share, self.draws = share, isinstance(config, SoftTreeConfig)
-        self.calm: Planner = planners.make(config, problem)
+        self.calm: Planner = planners.make(settled(config), problem)
         self.bold: Planner = planners.make(exploring(config, problem), problem)
 
     def initial(self, batch_size: int) -> PyTree:
@@ -172,7 +179,7 @@ class Searcher:
         return jax.tree.map(lambda old, new: old.at[times].set(new), stored, fresh)
 
     def some(self, params: Params, key: PRNGKey, latent: Latent) -> tuple[Int[Array, "S"], Plan]:
-        """Return S >= 1 times of a sequence, drawn by the key, and the plans ``[B S]`` from there (``rows_first``).
+        """Return S times of a sequence, drawn by the key, and the plans ``[B S]`` from there (``rows_first``).
 
         Args:
             params: of the problem.
@@ -180,15 +187,15 @@ class Searcher:
             latent: of every step, ``[T, B]``.
         """
         length, batch = jax.tree.leaves(latent)[0].shape[:2]
-        most = max(1, self.count(length))
+        most = self.count(length)
         time_key, search_key = jax.random.split(key)
         times = jnp.argsort(jax.random.uniform(time_key, (length,)))[:most]
         rows = rows_first(jax.tree.map(lambda x: x[times], latent))
         return times, self.bold.plan(params, search_key, rows, self.bold.initial(most * batch))[0]
 
     def count(self, length: int) -> int:
-        """Return of how many times of a sequence that is the share."""
-        return round(self.share * length)
+        """Return of how many times of a sequence that is the share: of one at least, where it is not 0."""
+        return max(round(self.share * length), int(self.share > 0))
 
 
 def target_of(plan: Plan, updates: Int[Array, ""]) -> Target:

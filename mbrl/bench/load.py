@@ -102,7 +102,8 @@ class _Client:
 
 def _compare(tally: Tally, at: tuple[int, int], action: list[float]) -> None:
     first = tally.answers.setdefault(at, action)
-    if any(abs(one - other) > _CLOSE for one, other in zip(first, action, strict=True)):
+    # Not "further apart than": a NaN is neither close nor far.
+    if len(first) != len(action) or not all(abs(a - b) <= _CLOSE for a, b in zip(first, action, strict=True)):
         tally.strange.append(at)
 
 

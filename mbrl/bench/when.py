@@ -1,8 +1,8 @@
 """When planning pays: the same trained weights act by the policy and by planners, on tasks that differ in kind.
 
 Two blocks. In the first a small Dreamer is trained on each task, several seeds side by side, and every row is the same
-agents over the same fresh first states. In the second the model is exact and the policy weak, which tells what planning
-could bring if nothing were wrong with the model.
+agents over the same fresh first states. In the second the model and the values at a plan's end are exact and the policy
+is weak, which tells what planning could bring if nothing were wrong with what it plans in.
 """
 
 from __future__ import annotations
@@ -152,10 +152,14 @@ def check(limits: Limits) -> None:
     known = ["all", *EXACT, *TASKS]
     if limits.task not in known:
         raise unknown("task", limits.task, known)
+    if 0 < limits.steps <= _CONFIG.prefill:
+        raise UserError(
+            f"--steps must be 0, or above the {_CONFIG.prefill} random steps that come first, not {limits.steps}"
+        )
 
 
 def _asked(limits: Limits) -> list[str]:
-    return [name for name in (*EXACT, *TASKS) if limits.task in {"all", name}]
+    return [name for name in (*TASKS, *EXACT) if limits.task in {"all", name}]
 
 
 def _learned(name: str, limits: Limits, end: float) -> tuple[list[dict[str, Any]], list[str]]:
@@ -178,7 +182,8 @@ def _learned(name: str, limits: Limits, end: float) -> tuple[list[dict[str, Any]
             "model_steps": 0 if described is None else _steps(described, program.agent.problem),
         }
         judged = None if described is None else gain(returns - means, WORTH * (task.best - task.random))
-        rows.append(_row(f"{name}: {task.env}", planner, returns, judged, cost) | {"env_steps": steps})
+        done = {"env_steps": int(np.max(state.step))}
+        rows.append(_row(f"{name}: {task.env}", planner, returns, judged, cost) | done)
     return rows, left
 
 
@@ -204,8 +209,10 @@ def _play(
     """Return the evaluation of every seed over the same fresh first states, and the seconds it ran."""
     agent = program.agent if planner is None else with_planner(program.agent, planner)
     evaluate = over.evaluate_seeds(config, make_evaluate(agent, make_vector(config.env, episodes), episodes))
-    key = over.keys_of(config, lambda _: named_key(0, "fresh episodes"))
+    # Each seed has first states of its own, so that their differences are independent; all planners have the same.
+    key = over.keys_of(config, lambda seed: named_key(seed, "fresh episodes"))
     run = compile_for(evaluate, state.agent, key).call
+    jax.block_until_ready(run(state.agent, key))
     begin = time.perf_counter()
     found = jax.block_until_ready(run(state.agent, key))
     return found, time.perf_counter() - begin
@@ -285,6 +292,7 @@ def table(report: dict[str, Any]) -> str:
     left = f"; not begun: {', '.join(report['left_out'])}" if report["left_out"] else ""
     legend = (
         "return: mean ± standard error, with an exact model minus the regret; "
-        "a gain below 1 % of what there is to gain is none"
+        "a gain below 1 % of what there is to gain is none; each verdict is of 95 % by itself, not of all together; "
+        "ms a decision: of a batch of all episodes, with the environment's step"
     )
     return f"{captured.get()}{legend}; {report['device']}{left}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -126,7 +127,7 @@ def _when(arguments: BenchArguments) -> int:
 
     limits = when.Limits(arguments.steps, arguments.seeds, arguments.episodes, arguments.minutes, arguments.task)
     when.check(limits)
-    print(when.plan_of(limits), flush=True)
+    print(when.plan_of(limits), file=sys.stderr, flush=True)
     report = when.measure(limits)
     print(json.dumps(report) if arguments.json else when.table(report))
     return 0

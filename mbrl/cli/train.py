@@ -99,9 +99,10 @@ def _train_together(launch: Launch, words: Sequence[str]) -> int:
             config, resume = reader.load(None, together.told["config"]), together.told["resume"]
             result = train(config, resume=resume, reporter=together.reporter(make_reporter()))
             if hosts.first():
-                print(f"run: {result.run_dir}")
-                # A report looks at the whole replay, as the last save has it.
-                report.write(load(result.run_dir, config), result.run_dir)
+                run_dir = result.run_dir
+                del result  # a report looks at the whole replay, as the last save has it: one is enough in memory
+                print(f"run: {run_dir}")
+                report.write(load(run_dir, config), run_dir)
     except (Interrupted, RunFailed) as ended:
         return _ended(ended)
     return 0

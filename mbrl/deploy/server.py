@@ -166,7 +166,11 @@ class _Impatient(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.loop.call_later(_SILENCE, self._look, None)
+        self._next_look = self.loop.call_later(_SILENCE, self._look, None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._next_look.cancel()
+        super().connection_lost(exc)
 
     def _look(self, latest: Any) -> None:
         """Close, if ``latest`` is still the latest request and was answered; else look again later."""
@@ -174,7 +178,7 @@ class _Impatient(H11Protocol):
         if cycle is latest and (cycle is None or cycle.response_complete):
             self.transport.close()
         elif not self.transport.is_closing():
-            self.loop.call_later(_SILENCE, self._look, cycle)
+            self._next_look = self.loop.call_later(_SILENCE, self._look, cycle)
 
 
 class _Server(uvicorn.Server):

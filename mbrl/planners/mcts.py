@@ -148,7 +148,7 @@ def _log_ratio(eps: Float[Array, "B K A"], share: float, wide: float) -> Float[A
     return jnp.logaddexp(jnp.log1p(-share), jnp.log(share) + wider)
 
 
-def _among_siblings(tree: Any, node: Int[Array, ""], *, least: float) -> Float[Array, "K"]:
+def _among_siblings(tree: Any, node: Int[Array, ""] | int, *, least: float) -> Float[Array, "K"]:
     """Return the scaled values of a node's actions as Danihelka et al. (2022) do: their own range becomes 1.
 
     Where actions hardly differ that blows their differences up, the error of the value with them.
@@ -156,7 +156,7 @@ def _among_siblings(tree: Any, node: Int[Array, ""], *, least: float) -> Float[A
     return mctx.qtransform_completed_by_mix_value(tree, node, epsilon=least)
 
 
-def _within_tree(tree: Any, node: Int[Array, ""], *, least: float) -> Float[Array, "K"]:
+def _within_tree(tree: Any, node: Int[Array, ""] | int, *, least: float) -> Float[Array, "K"]:
     """Return them with the range of all values found in the search as 1 (Schrittwieser et al. 2020, eq. 5)."""
     completed = mctx.qtransform_completed_by_mix_value(tree, node, rescale_values=False)
     found = tree.children_rewards + tree.children_discounts * tree.children_values

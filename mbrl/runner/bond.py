@@ -19,6 +19,7 @@ from mbrl.runner.muster import Link
 LOST = 75  # the exit code where the processes lost one another: nothing is wrong with the run, it can go on
 BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 30.0
+_FLUSH_SECONDS = 2.0
 
 
 def leave(code: int, sentence: str) -> None:
@@ -26,13 +27,20 @@ def leave(code: int, sentence: str) -> None:
 
     An ordinary exit would wait: JAX's for processes that are gone, Python's for a thread that is stuck in JAX.
     """
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
     # A live view has hidden the terminal's cursor.
     shown = "\x1b[?25h\n" if sys.stderr.isatty() else ""
     with contextlib.suppress(OSError):
         os.write(2, f"{shown}mbrl: {' '.join(sentence.split())}\n".encode())
+    # What was printed before shall be seen, but a reader that has stopped must not keep this process.
+    flush = threading.Thread(target=_flush, daemon=True)
+    flush.start()
+    flush.join(_FLUSH_SECONDS)
     os._exit(code)
+
+
+def _flush() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
 
 
 class Bond:
@@ -54,6 +62,7 @@ class Bond:
             silence: seconds without one after which a process counts as lost.
         """
         self._links = dict(links)
+        self.alone = not links
         self._end = end
         self._once = threading.Lock()  # taken for good by the first reason to end
         self._mouth = threading.Lock()

@@ -93,7 +93,9 @@ class Checkpoints:
 
     def has(self, step: int) -> bool:
         """Whether there is a save of that step."""
-        return (self.folder / f"{step:012d}").is_dir()
+        with contextlib.suppress(OSError):  # a disk that does not answer: saving will say so
+            return (self.folder / f"{step:012d}").is_dir()
+        return False
 
     def find(self, *, best: bool = False) -> Saved:
         """Return the newest save that is whole, or the best; a damaged one is passed over with one warning line.

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import socket
+import threading
 import time
 import traceback
 from collections import Counter
@@ -24,7 +25,7 @@ from jaxtyping import PyTree
 
 from mbrl.core.errors import UserError
 from mbrl.runner import leaves, muster
-from mbrl.runner.bond import LOST, Bond
+from mbrl.runner.bond import LOST, Bond, leave
 from mbrl.runner.launch import AUTO, Address, Launch, address, check
 from mbrl.runner.reporter import Reporter, Silent
 from mbrl.runner.stop import Interrupted, RunFailed
@@ -75,7 +76,13 @@ def join(launch: Launch, tell: Callable[[], dict[str, Any]]) -> Iterator[Togethe
         UserError: the launch is not right, or not all come; nothing was started.
     """
     check(launch)
-    told, bond = _automatic(launch, tell) if launch.distributed == AUTO else _explicit(launch, tell)
+    try:
+        told, bond = _automatic(launch, tell) if launch.distributed == AUTO else _explicit(launch, tell)
+    except BaseException as error:
+        # Before there is a bond nobody can be told; what matters is not to wait for them in JAX's farewell.
+        if jax.distributed.is_initialized():
+            leave(*_reason(error))
+        raise
     try:
         _check_devices()
         yield Together(told, bond, launch.stall_limit)
@@ -83,8 +90,10 @@ def join(launch: Launch, tell: Callable[[], dict[str, Any]]) -> Iterator[Togethe
         bond.finish()
         raise
     except BaseException as error:
+        if bond.alone:
+            raise
         bond.fail(*_reason(error))
-        raise  # only while another thread is about to end the process
+        threading.Event().wait()  # another thread, which was first, is about to end the process
     else:
         bond.finish()
 
@@ -102,8 +111,11 @@ def _reason(error: BaseException) -> tuple[int, str]:
         return 2, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, f"process {jax.process_index()} was interrupted at once, without saving"
+    if isinstance(error, OSError) and error.filename:
+        return 2, f"process {jax.process_index()}: {error.filename}: {error.strerror}"
     # Perhaps what failed is an exchange with a process that died: the bond is about to find out, and to end this one.
-    time.sleep(_VERDICT_SECONDS if several() else 0)
+    with contextlib.suppress(KeyboardInterrupt):
+        time.sleep(_VERDICT_SECONDS if several() else 0)
     traceback.print_exception(error)
     return 1, f"process {jax.process_index()} failed: {type(error).__name__}: {error}"
 
@@ -124,25 +136,27 @@ def _automatic(launch: Launch, tell: Callable[[], dict[str, Any]]) -> tuple[dict
     """Let JAX find out from its surroundings who is there, then meet where process 0 says."""
     _quiet()
     try:
-        jax.distributed.initialize(initialization_timeout=int(launch.join_limit))
+        jax.distributed.initialize(initialization_timeout=int(max(launch.join_limit, 1)))
+    except RuntimeError as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"not all processes came within {launch.join_limit:g} s: {line}") from error
     except ValueError as error:
         raise UserError(
             "--distributed auto found nothing that says how many processes there are (Slurm, Open MPI, Kubernetes, "
             "TPU); give --distributed HOST:PORT, --num_processes and --process_id"
         ) from error
     count, index = jax.process_count(), jax.process_index()
-    told, refusal = {}, None
+    told, host, port, trouble = {}, "", 0, None
     if index == 0:
         try:
-            told = tell()
-        except UserError as error:
-            refusal = error
-    if agree(refusal is not None):  # JAX knows them already, so they end in step
-        raise refusal or UserError("process 0 refused what it is to train; it says why")
+            told, host = tell(), socket.gethostname()
+            port = muster.free_port(host)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others wait to hear of it
+            trouble = error
+    if agree(trouble is not None):  # JAX knows them already, so they end in step
+        raise trouble or UserError("process 0 refused what it is to train; it says why")
     if count == 1:
         return told, Bond({})
-    host = socket.gethostname() if index == 0 else ""
-    port = muster.free_port(host) if index == 0 else 0
     name = np.frombuffer(host.encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0"), np.uint8)
     name, port = multihost_utils.broadcast_one_to_all((name, np.int32(port)))
     place = Address(bytes(name).rstrip(b"\0").decode(), int(port))
@@ -160,8 +174,10 @@ def _meet(
     if count == 1:
         return told, Bond({}), 0
     with muster.listening(place) as server:
+        links = muster.receive(server, count, limit)
         port = muster.free_port(place.host)
-        return told, Bond(muster.receive(server, count, limit, {"told": told, "port": port})), port
+        muster.tell(links, {"told": told, "port": port})
+        return told, Bond(links), port
 
 
 def _initialise(coordinator: str, count: int, index: int, limit: float) -> None:

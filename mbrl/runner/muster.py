@@ -24,6 +24,8 @@ from mbrl.version import __version__
 _GREETING_SECONDS = 5.0  # in which whoever has connected says who it is
 _AGAIN_SECONDS = 0.3  # between two attempts to connect
 _LONGEST = 1 << 20  # bytes of a line
+_GREETING_BYTES = 1 << 12
+_TOLD = 80  # characters of what another process says of itself that are repeated
 
 
 class Link(NamedTuple):
@@ -37,12 +39,12 @@ class Link(NamedTuple):
         """Send one line; raises OSError where nobody hears it."""
         self.socket.sendall(f"{json.dumps(words)}\n".encode())
 
-    def hear(self) -> dict[str, Any] | None:
+    def hear(self, longest: int = _LONGEST) -> dict[str, Any] | None:
         """Return the next line's words; None where the other has gone, or speaks another language."""
-        line = self.lines.readline(_LONGEST)
+        line = self.lines.readline(longest)
         try:
             words = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return words if isinstance(words, dict) else None
 
@@ -80,14 +82,13 @@ def listening(place: Address) -> Iterator[socket.socket]:
         yield server
 
 
-def receive(server: socket.socket, count: int, limit: float, told: Mapping[str, Any]) -> dict[int, Link]:
-    """Wait, as process 0, until all others have come, and tell each what it needs to know.
+def receive(server: socket.socket, count: int, limit: float) -> dict[int, Link]:
+    """Wait, as process 0, until all others have come.
 
     Args:
         server: listens.
         count: processes in all.
         limit: seconds to wait.
-        told: goes to each of them.
 
     Returns:
         the links to the others, by their number.
@@ -99,35 +100,65 @@ def receive(server: socket.socket, count: int, limit: float, told: Mapping[str, 
     end = time.monotonic() + limit
     try:
         while len(links) < count - 1:
-            server.settimeout(max(end - time.monotonic(), 0.001))
-            try:
-                connection, _ = server.accept()
-            except TimeoutError:
+            came = _next(server, end)
+            if came is None:
                 absent = ", ".join(str(number) for number in range(1, count) if number not in links)
                 raise UserError(
-                    f"of {count} processes {len(links) + 1} came within {limit:.0f} s; still missing: {absent}"
-                ) from None
-            link = _link(connection, _GREETING_SECONDS)
-            words = _heard(link)
-            if words is None or not isinstance(words.get("process"), int):
-                link.close()  # none of ours: somebody looks for open ports
-                continue
+                    f"of {count} processes {len(links) + 1} came within {limit:g} s; still missing: {absent}"
+                )
+            link, words = came
             number = words["process"]
             twin = links.get(number)
             # One that does not fit is kept too, under a number that is nobody's, to be told so.
-            links[-len(links) - 1 if twin else number] = link._replace(host=str(words.get("host"))[:80])
+            links[-len(links) - 1 if twin else number] = link._replace(host=_short(words.get("host")))
             _check_fits(words, number, count, twin)
+    except UserError as error:
+        _refuse(links, error)
+        raise
+    return links
+
+
+def tell(links: Mapping[int, Link], told: Mapping[str, Any]) -> None:
+    """Tell, as process 0, all who have come what they need to know.
+
+    Raises:
+        UserError: one has gone meanwhile; the others are told.
+    """
+    try:
         for link in links.values():
             link.say(**told)
-    except (UserError, OSError) as error:
-        for link in links.values():
-            with contextlib.suppress(OSError):
-                link.say(refused=str(error))
-            link.close()
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"a process left while the others were coming: {error.strerror}") from error
-    return links
+    except OSError as error:
+        gone = UserError(f"a process left while the others were coming: {error.strerror}")
+        _refuse(links, gone)
+        raise gone from error
+
+
+def _next(server: socket.socket, end: float) -> tuple[Link, dict[str, Any]] | None:
+    """Return who comes next and its greeting; None where nobody does in time. Strangers are sent away."""
+    while True:
+        server.settimeout(max(end - time.monotonic(), 0.001))
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            return None
+        except OSError:  # it has gone again already
+            continue
+        try:
+            link = _link(connection, _GREETING_SECONDS)
+        except OSError:
+            connection.close()
+            continue
+        words = _heard(link, _GREETING_BYTES)
+        if words is not None and type(words.get("process")) is int:
+            return link, words
+        link.close()  # none of ours: somebody looks for open ports
+
+
+def _refuse(links: Mapping[int, Link], error: UserError) -> None:
+    for link in links.values():
+        with contextlib.suppress(OSError):
+            link.say(refused=str(error))
+        link.close()
 
 
 def come(place: Address, number: int, count: int, limit: float) -> tuple[Link, dict[str, Any]]:
@@ -145,9 +176,12 @@ def come(place: Address, number: int, count: int, limit: float) -> tuple[Link, d
         words = _heard(link)
     except OSError:
         words = None
-    if words is None:
+    if words is None or not words.keys() & {"refused", "told"}:
         link.close()
-        raise UserError(f"what answers at {place} is no process 0 that waits for others, or it has ended meanwhile")
+        raise UserError(
+            f"what answers at {place} is no process 0 that waits for others, or it has ended, or was still waiting "
+            f"for some after {limit:g} s"
+        )
     if "refused" in words:
         link.close()
         raise UserError(f"process 0 refused: {words['refused']}")
@@ -171,7 +205,7 @@ def _connected(place: Address, end: float, limit: float) -> socket.socket:
         except OSError as error:
             if time.monotonic() + _AGAIN_SECONDS > end:
                 raise UserError(
-                    f"nothing answered at {place} for {limit:.0f} s ({error.strerror or error}); process 0 has to run "
+                    f"nothing answered at {place} for {limit:g} s ({error.strerror or error}); process 0 has to run "
                     "there"
                 ) from error
             time.sleep(_AGAIN_SECONDS)
@@ -183,24 +217,31 @@ def _link(connection: socket.socket, limit: float) -> Link:
     return Link(connection, connection.makefile("rb"), str(connection.getpeername()[0]))
 
 
-def _heard(link: Link) -> dict[str, Any] | None:
+def _heard(link: Link, longest: int = _LONGEST) -> dict[str, Any] | None:
     """Return the next line's words; None where none comes in time."""
     try:
-        return link.hear()
+        return link.hear(longest)
     except OSError:
         return None
+
+
+def _short(said: Any) -> str:
+    """Return what another process says of itself fit to be shown."""
+    text = str(said)[:_TOLD]
+    return text if text.isprintable() else repr(text)
 
 
 def _check_fits(words: Mapping[str, Any], number: int, count: int, twin: Link | None) -> None:
     """Refuse a process that another launch has started, or another version of the software."""
     if words.get("of") != count:
-        raise UserError(f"process {number} was started with --num_processes {words.get('of')}, process 0 with {count}")
+        others = _short(words.get("of"))
+        raise UserError(f"process {number} was started with --num_processes {others}, process 0 with {count}")
     if not 0 < number < count or twin is not None:
         raise UserError(f"two processes were started with --process_id {number}; each needs one of its own")
     for name, version in _versions().items():
         if words.get(name) != version:
             raise UserError(
-                f"process {number} has {name} {words.get(name)}, process 0 {version}; all need the same version"
+                f"process {number} has {name} {_short(words.get(name))}, process 0 {version}; all need the same version"
             )
 
 

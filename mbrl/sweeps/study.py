@@ -231,7 +231,8 @@ def _advance(sweep: Sweep, study: Any, running: list[_Running]) -> list[_Running
             study.tell(one.trial, state=TrialState.FAIL)
         else:
             said = trials.trouble(one.log) if code else f"it logged no {sweep.metric}"
-            said = f"stopped {_MOST_STOPS + 1} times without a new evaluation" if code in trials.STOPPED else said
+            if code in trials.STOPPED:
+                said = f"stopped {_MOST_STOPS + 1} times without a new evaluation; {said}"
             one.trial.set_user_attr("trouble", f"exit code {code}: {said}")
             study.tell(one.trial, state=TrialState.FAIL)
     return left

@@ -227,15 +227,15 @@ class Ensemble:
         """
         rows, count = latent.reward.shape
         order_key, noise_key = jax.random.split(key)
-        order = jnp.arange(count) if keep else jax.random.permutation(order_key, count)
+        order = jax.random.permutation(order_key, count)
         noise = parallel.draw(jax.random.normal, noise_key, (rows, count, self.width), axis=0)
-        back = jnp.argsort(order)
+        pick = lambda x, places: x if keep else x[:, places]
 
         def deal(x: Float[Array, "B P C"]) -> Float[Array, "K B G C"]:
-            return jnp.moveaxis(x[:, order].reshape((rows, self.config.members, -1, x.shape[-1])), 1, 0)
+            return jnp.moveaxis(pick(x, order).reshape((rows, self.config.members, -1, x.shape[-1])), 1, 0)
 
         def collect(x: Float[Array, "K B G *C"]) -> Float[Array, "B P *C"]:
-            return jnp.moveaxis(x, 0, 1).reshape((rows, count, *x.shape[3:]))[:, back]
+            return pick(jnp.moveaxis(x, 0, 1).reshape((rows, count, *x.shape[3:])), jnp.argsort(order))
 
         actions = jnp.broadcast_to(action[:, None], (rows, count, action.shape[-1]))
         arrival = self._arrive(params, deal(latent.observation), deal(actions))

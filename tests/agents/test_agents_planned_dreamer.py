@@ -8,16 +8,19 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from agent_checks import unlike
 from dm_env import specs
 
+from mbrl.agents import distilling
 from mbrl.agents.distilling import DistilConfig
 from mbrl.agents.dreamer import Dreamer, DreamerConfig, make
 from mbrl.agents.planned_dreamer import Kept, PlannedDreamer
 from mbrl.agents.planning import with_planner
-from mbrl.agents.searching import NEVER, Target, exploring
+from mbrl.agents.searching import NEVER, Target, exploring, settled
 from mbrl.behaviours.actor_critic import ActorCriticConfig
+from mbrl.core.distributions import OneHot
 from mbrl.core.errors import UserError
 from mbrl.core.optim import OptimConfig
 from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
@@ -231,12 +234,41 @@ def test_the_plans_value_teaches_the_actor_alone():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads["actor"]))
     assert max(float(abs(x).max()) for x in jax.tree.leaves(grads["actor"])) > 1e-4
     assert (float(metrics["distil/age"]), float(metrics["distil/known"])) == (0, 1)
+
+    @jax.jit
+    def search(actor):
+        times, plan = agent.searcher.some(state.params | {"actor": actor}, KEY, latent)
+        return times, plan.value
+
+    times, value = search(state.params["actor"])
+    # Of each sequence one time after the other, of which those count that are no episode's last.
+    going = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
+    counts = np.concatenate([np.asarray(going)[times, column] for column in range(2)])
+    np.testing.assert_allclose(agent._ascend(state.params, state, KEY, latent, going)[0], -(counts * value).mean(),
+                               rtol=1e-4)
+    step = 1e-3 / optax.tree.norm(grads["actor"])
+    up = jax.tree.map(lambda x, slope: x - step * slope, state.params["actor"], grads["actor"])
+    assert search(up)[1].mean() > value.mean()
     ended, _ = learn(state.params, jnp.zeros((4, 2)))  # where every step is an episode's last there is no plan to make
     assert all((x == 0).all() for x in jax.tree.leaves(ended))
 
 
+def test_the_divergence_from_candidates_of_which_some_are_the_same():
+    """Weights of 1/2, 1/4 and 1/4 on the actions 0, 1 and 1, which is half on each; the policy has .8 and .2."""
+    policy = OneHot(jnp.log(jnp.array([[0.8, 0.2]])))
+    candidates = jnp.eye(2)[jnp.array([[0, 1, 1]])]
+    target = Target(candidates, jnp.array([[0.5, 0.25, 0.25]]), jnp.zeros(1), jnp.array([3]))
+    found = distilling.told(policy, target, jnp.ones(1), jnp.ones((1, 1)), jnp.int32(5))
+    np.testing.assert_allclose(found["distil/entropy"], np.log(2), rtol=1e-5)
+    np.testing.assert_allclose(found["distil/kl"], -np.log(2) - 0.5 * np.log(0.8) - 0.5 * np.log(0.2), rtol=1e-4)
+    assert float(found["distil/age"]) == 2
+
+
 def test_how_each_planner_explores():
     problem = AGENT.problem
+    loud = dataclasses.replace(PLANNER["gradient"], noise=0.1)
+    assert (exploring(loud, problem).noise, settled(loud).noise) == (0.1, 0.0)
+    assert settled(exploring(PLANNER["mctx"], problem)).gumbel == 0
     assert exploring(PLANNER["mctx"], problem).gumbel == 1
     assert (exploring(PLANNER["cem"], problem).choose, exploring(PLANNER["cem"], problem).noise) == ("sample", True)
     assert not exploring(PLANNER["random"], problem._replace(discrete=True)).noise

@@ -69,19 +69,21 @@ def _tiny(monkeypatch):
 
 @pytest.mark.usefixtures("_tiny")
 def test_the_command_prints_its_plan_and_rows(capsys):
-    argv = ["bench", "planners", "--when", "--steps", "32", "--seeds", "2", "--episodes", "2", "--json"]
+    argv = ["bench", "planners", "--when", "--steps", "64", "--seeds", "2", "--episodes", "2", "--json"]
     assert main(argv) == 0
-    plan, line = capsys.readouterr().out.splitlines()
-    assert "32 env steps, 2 seeds side by side, 2 episodes" in plan
+    said = capsys.readouterr()
+    line, plan = said.out, said.err
+    assert "64 env steps, 2 seeds side by side, 2 episodes" in plan
     report = json.loads(line)
     rows = {(row["task"], row["acts_by"]): row for row in report["rows"]}
-    tasks = ["exact model: lqr, 6 actions", "sparse: probe/goal"]
+    tasks = ["sparse: probe/goal", "exact model: lqr, 6 actions"]
     assert list(rows) == [(task, by) for task in tasks for by in ("policy", "icem")]
     assert report["left_out"] == []
     for (_, by), row in rows.items():
         assert row["model_steps"] == (8 if by == "icem" else 0)
         assert row["ms"] > 0
         assert ("pays" in row) == (by == "icem")
+    assert rows["sparse: probe/goal", "icem"]["env_steps"] == 64
     without, planned = (rows["sparse: probe/goal", by]["return"] for by in ("policy", "icem"))
     assert rows["sparse: probe/goal", "icem"]["gain"] == pytest.approx(planned - without, abs=2e-4)
     told = when.table(report)
@@ -92,13 +94,14 @@ def test_the_command_prints_its_plan_and_rows(capsys):
 @pytest.mark.usefixtures("_tiny")
 def test_what_there_is_no_time_for_is_said(capsys):
     assert main(["bench", "planners", "--when", "--minutes", "0"]) == 0
-    assert "not begun: lqr, 6 actions, sparse" in capsys.readouterr().out
+    assert "not begun: sparse, lqr, 6 actions" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["planners", "--when", "--seeds", "0"], "--seeds must be at least 1, not 0"),
+        (["planners", "--when", "--steps", "1280"], "--steps must be 0, or above the 1280 random steps that come"),
         (["planners", "--when", "--minutes", "nan"], "--minutes must be at least 0"),
         (["planners", "--when", "--task", "sparce"], "did you mean 'sparse'"),
         (["epoch", "--when"], "mbrl bench planners --when"),

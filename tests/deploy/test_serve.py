@@ -128,7 +128,7 @@ def test_the_load_notices_answers_made_of_another_sessions_memory(monkeypatch):
     def strange():
         with server.background(policy, server.Settings(port=0, max_sessions=32, batch=8)) as where:
             figures = asyncio.run(bench_load.run(bench_load.Load(where, sessions=32, seconds=0.5)))
-        assert figures["acts"] > 64
+        assert figures["acts"] > 32
         assert figures["refused"] == 0
         return figures["strange"]
 

@@ -12,7 +12,8 @@ if number:
     links = {0: muster.come(place, number, 2, 240.0)[0]}
 else:
     with muster.listening(place) as server:
-        links = muster.receive(server, 2, 240.0, {})
+        links = muster.receive(server, 2, 240.0)
+    muster.tell(links, {"told": {}})
 bond = Bond(links, beat=0.2, silence=4.0)
 print("bonded", flush=True)
 threading.Event().wait(240)

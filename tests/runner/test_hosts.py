@@ -46,7 +46,9 @@ def called(function, *args):
 
 def as_first(place, count, limit, told):
     with muster.listening(place) as server:
-        return muster.receive(server, count, limit, told)
+        links = muster.receive(server, count, limit)
+        muster.tell(links, {"told": told})
+        return links
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_addresses():
 
 def test_all_come_and_hear_what_is_trained():
     place = here()
-    first = called(as_first, place, 3, PATIENCE, {"told": {"steps": 5}})
+    first = called(as_first, place, 3, PATIENCE, {"steps": 5})
     others = [called(muster.come, place, number, 3, PATIENCE) for number in (2, 1)]
     assert [words for _, words in (other() for other in others)] == [{"told": {"steps": 5}}] * 2
     links = first()
@@ -97,6 +99,9 @@ def test_a_stranger_is_no_process():
     link.socket.sendall(b"GET / HTTP/1.1\n")
     assert link.hear() is None  # hung up
     link.close()
+    for rubbish in (b"[" * 5000 + b"\n", b'{"process": true}\n', b""):
+        with socket.create_connection(place) as stranger:
+            stranger.sendall(rubbish)
     other = called(muster.come, place, 1, 2, PATIENCE)
     assert sorted(first()) == [1]
     for each in (first()[1], other()[0]):
@@ -123,17 +128,19 @@ def test_another_version_is_refused():
     place = here()
     first = called(as_first, place, 2, PATIENCE, {})
     link = muster._link(muster._connected(place, time.monotonic() + PATIENCE, PATIENCE), PATIENCE)
-    link.say(process=1, of=2, host="old", mbrl="0.0.0", jax="0.0.0")
-    assert "process 1 has mbrl 0.0.0, process 0 " in link.hear()["refused"]
+    link.say(process=1, of=2, host="old", mbrl="\x1b[2J0.0.0" + 200 * "0", jax="0.0.0")
+    said = link.hear()["refused"]
+    assert "process 1 has mbrl '\\x1b[2J0.0.000" in said
+    assert len(said) < 250
     assert "all need the same version" in first()
     link.close()
 
 
 def test_who_is_alone_says_so():
     place = here()
-    with pytest.raises(UserError, match=r"of 3 processes 1 came within 0 s; still missing: 1, 2"):
+    with pytest.raises(UserError, match=r"of 3 processes 1 came within 0.2 s; still missing: 1, 2"):
         as_first(place, 3, 0.2, {})
-    with pytest.raises(UserError, match=rf"nothing answered at {place} for 0 s .*; process 0 has to run there"):
+    with pytest.raises(UserError, match=rf"nothing answered at {place} for 0.2 s .*; process 0 has to run there"):
         muster.come(place, 1, 2, 0.2)
 
 

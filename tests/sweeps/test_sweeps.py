@@ -209,7 +209,7 @@ def test_a_trial_that_is_always_stopped_is_given_up(sweep, here):
     world = World()
     found = search(sweep._replace(scheduler="none", trials=1), here / "s", world)
     assert [one.state for one in found] == ["failed"]
-    assert found[0].trouble == "exit code 143: stopped 4 times without a new evaluation"
+    assert found[0].trouble == "exit code 143: stopped 4 times without a new evaluation; it said nothing"
     assert len(world.commands) == 4
 
 
