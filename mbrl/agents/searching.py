@@ -98,7 +98,7 @@ class Searcher:
             UserError: a share that is none, or a planner that cannot work on the problem.
         """
         if not 0 <= share <= 1:
-            raise UserError(f"reanalyse must lie in [0, 1]; got {share}")
+            raise UserError(f"agent.reanalyse must lie in [0, 1]; got {share}")
         config = whole(config, problem)
         self.share, self.draws = share, isinstance(config, SoftTreeConfig)
         self.calm: Planner = planners.make(settled(config), problem)
