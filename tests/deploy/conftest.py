@@ -3,6 +3,7 @@
 import pytest
 from untrained import CONFIG, save_untrained
 
+from mbrl.deploy.policy import make_policy
 from mbrl.runner.restore import load
 
 
@@ -16,3 +17,9 @@ def run_dir(tmp_path_factory):
 def loaded(run_dir):
     """The run, loaded."""
     return load(run_dir, CONFIG)
+
+
+@pytest.fixture(scope="session")
+def policy(loaded):
+    """What is served: it draws its actions."""
+    return make_policy(loaded, mode="train")

@@ -316,28 +316,6 @@ def test_processes_and_what_they_say(here):
     assert trial.trouble(here / "none") == "it said nothing"
 
 
-def test_slurm_runs_what_is_submitted(here, monkeypatch):
-    submitit = pytest.importorskip("submitit")
-    monkeypatch.setattr(submitit.LocalJob, "_results_timeout_s", 0.0)  # no network disk whose files come late
-    slurm = trial.Slurm(here / "jobs", {"timeout_min": 1}, cluster="local")
-    ends = {"good": "raise SystemExit(0)", "bad": "raise SystemExit('mbrl: out of memory')"}
-    ends["taken"] = "import os; os.kill(os.getppid(), 9)"  # as a scheduler does that has waited long enough
-    jobs = [slurm.launch([sys.executable, "-c", code], here / f"{name}.log") for name, code in ends.items()]
-    while any(job.poll() is None for job in jobs):
-        time.sleep(0.05)
-    assert [job.poll() for job in jobs] == [0, 1, 143]
-    assert trial.trouble(here / "bad.log").endswith("mbrl: out of memory")
-    with pytest.raises(UserError, match="SLURM cannot be used from here"):
-        trial.Slurm(here / "jobs", {"no_such_option": 1}, cluster="local")
-
-
-def test_without_slurm(here, monkeypatch):
-    pytest.importorskip("submitit")
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="SLURM cannot be used from here"):
-        trial.Slurm(here / "jobs", {})
-
-
 def test_a_trial_begins_a_run_or_goes_on_with_it(here, monkeypatch):
     said = []
     monkeypatch.setattr(trial_module, "mbrl", lambda argv: said.append(argv) or 0)
