@@ -1,6 +1,11 @@
 """What holds of the update of every agent that learns by gradient; ``sequence(seed)`` makes up experience."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
+from mbrl.worldmodels.ensemble import Latent
 
 
 def unlike(one, other):
@@ -38,3 +43,15 @@ def a_broken_batch_changes_nothing(update, state, good, where, bad):
     assert output.metrics["update/skipped"] == 1
     assert not any(unlike(output.state, state))
     assert not any(unlike(output.context, good.context))
+
+
+def ensembles_sequence(seed=0, steps=4, batch=2):
+    """Return noise ``[T + 1, B]`` with an ensemble's contexts; the first entry's episode ends and another begins."""
+    rng, lead = np.random.default_rng(seed), (steps + 1, batch)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, *shape)), jnp.float32)
+    step_type = np.full(lead, MID, np.int32)
+    step_type[2, 0], step_type[3, 0] = LAST, FIRST
+    observation = {"pos": draw(2), "grid": draw(2, 2)}
+    timestep = TimeStep(jnp.asarray(step_type), draw(), jnp.asarray(step_type != LAST, jnp.float32), observation)
+    seen = jnp.concatenate([observation["grid"].reshape((*lead, 4)), observation["pos"]], -1)
+    return Sequence(timestep, jnp.tanh(draw(1)), Latent(seen, draw(), jnp.abs(draw()), draw()))

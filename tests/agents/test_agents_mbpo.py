@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agent_checks import ensembles_sequence as sequence
 from agent_checks import unlike
 from dm_env import specs
 
@@ -14,8 +15,8 @@ from mbrl.agents.mbpo import MBPO, MBPOConfig, make
 from mbrl.behaviours.soft_actor_critic import SoftActorCriticConfig
 from mbrl.core.errors import UserError
 from mbrl.core.optim import OptimConfig
-from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
-from mbrl.worldmodels.ensemble import EnsembleConfig, Latent
+from mbrl.core.types import FIRST, MID
+from mbrl.worldmodels.ensemble import EnsembleConfig
 
 CONFIG = MBPOConfig(
     worldmodel=EnsembleConfig(members=3, layers=1, units=6),
@@ -34,18 +35,6 @@ chex.clear_trace_counter()
 init = jax.jit(AGENT.init)
 update = jax.jit(chex.assert_max_traces(AGENT.update, n=1))
 act = jax.jit(AGENT.act, static_argnums=4)
-
-
-def sequence(seed=0, steps=4, batch=2):
-    """Return a sequence ``[T + 1, B]`` of noise in which the first entry's episode ends and another begins."""
-    rng, lead = np.random.default_rng(seed), (steps + 1, batch)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, *shape)), jnp.float32)
-    step_type = np.full(lead, MID, np.int32)
-    step_type[2, 0], step_type[3, 0] = LAST, FIRST
-    observation = {"pos": draw(2), "grid": draw(2, 2)}
-    timestep = TimeStep(jnp.asarray(step_type), draw(), jnp.asarray(step_type != LAST, jnp.float32), observation)
-    seen = jnp.concatenate([observation["grid"].reshape((*lead, 4)), observation["pos"]], -1)
-    return Sequence(timestep, jnp.tanh(draw(1)), Latent(seen, draw(), jnp.abs(draw()), draw()))
 
 
 @pytest.fixture(scope="module")

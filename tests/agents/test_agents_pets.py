@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agent_checks import ensembles_sequence as sequence
 from agent_checks import unlike
 from dm_env import specs
 
@@ -17,10 +18,10 @@ from mbrl.agents.pets import PETS, PETSConfig, make
 from mbrl.agents.planning import particle_problem, particles_of, with_planner
 from mbrl.core.errors import UserError
 from mbrl.core.optim import OptimConfig
-from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
+from mbrl.core.types import FIRST, MID, TimeStep
 from mbrl.planners import PLANNERS
 from mbrl.planners.shooting import ShootingConfig, roll
-from mbrl.worldmodels.ensemble import Arrival, Ensemble, EnsembleConfig, Latent
+from mbrl.worldmodels.ensemble import Arrival, Ensemble, EnsembleConfig
 
 PLANNER = ShootingConfig(
     "cem", samples=16, horizon=3, iterations=2, elites=4, policy_samples=0, weighting="alike", max_std=0.5
@@ -36,18 +37,6 @@ chex.clear_trace_counter()
 init = jax.jit(AGENT.init)
 update = jax.jit(chex.assert_max_traces(AGENT.update, n=1))
 act = jax.jit(chex.assert_max_traces(AGENT.act, n=3), static_argnums=4)
-
-
-def sequence(seed=0, steps=4, batch=2):
-    """Return a sequence ``[T + 1, B]`` of noise in which the first entry's episode ends and another begins."""
-    rng, lead = np.random.default_rng(seed), (steps + 1, batch)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, *shape)), jnp.float32)
-    step_type = np.full(lead, MID, np.int32)
-    step_type[2, 0], step_type[3, 0] = LAST, FIRST
-    observation = {"pos": draw(2), "grid": draw(2, 2)}
-    timestep = TimeStep(jnp.asarray(step_type), draw(), jnp.asarray(step_type != LAST, jnp.float32), observation)
-    seen = jnp.concatenate([observation["grid"].reshape((*lead, 4)), observation["pos"]], -1)
-    return Sequence(timestep, jnp.tanh(draw(1)), Latent(seen, draw(), jnp.abs(draw()), draw()))
 
 
 @pytest.fixture(scope="module")
