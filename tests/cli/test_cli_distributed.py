@@ -49,7 +49,7 @@ def test_an_address_that_does_not_answer_is_one_sentence(capsys):
     words = ["--distributed", address, "--num_processes", "2", "--process_id", "1", "--join_limit", "0.3"]
     assert main(["train", *words]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"mbrl: nothing answered at {address} for 0 s")
+    assert said.startswith(f"mbrl: nothing answered at {address} for 0.3 s")
     assert said.count("\n") == 1
 
 
