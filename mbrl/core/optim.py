@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
+from mbrl.core import parallel
 from mbrl.core.errors import UserError
-from mbrl.core.rows import Rows
+from mbrl.core.rows import WIDTH, Rows, Split
 from mbrl.core.types import Params
 
 
@@ -128,7 +129,7 @@ def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
         each = optax.identity() if config.agc is None else clip_by_agc(config.agc, config.agc_eps, rows.norms)
         return optax.chain(
             each if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), each),
-            normaliser(config.beta1, config.beta2, config.eps),
+            _by_columns(normaliser(config.beta1, config.beta2, config.eps)),
             optax.scale_by_learning_rate(learning_rate),
         )
 
@@ -142,6 +143,23 @@ def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
         rows = Rows(params)
         packed, state = on_rows(rows).update(rows.pack(updates), state, rows.pack(params))
         return rows.unpack(jnp.asarray(packed)), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _by_columns(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Let what treats each number by itself do so on the columns of the rows that its state has; all come back."""
+
+    def init(params: Params) -> optax.OptState:
+        return inner.init(Split(params))
+
+    def update(updates: Any, state: optax.OptState, params: Params | None = None):
+        del params
+        held = min(leaf.shape[-1] for leaf in jax.tree.leaves(state) if leaf.ndim)
+        part = updates if held == WIDTH else parallel.own(updates, held, axis=1)
+        steps, state = inner.update(Split(part), state)
+        (rows,) = jax.tree.leaves(steps)
+        return rows if held == WIDTH else parallel.gather(rows, axis=1), state
 
     return optax.GradientTransformation(init, update)
 

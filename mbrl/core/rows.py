@@ -6,7 +6,7 @@ to be compiled and each to be launched at every update; on rows it is a handful.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 WIDTH = 128  # of a row: what is padded is less than one row a tensor
+
+
+class Split(NamedTuple):
+    """Rows of which each device may hold some columns only: what is done to each number by itself needs no others."""
+
+    rows: Any  # [R, W], or of W those that are here
 
 
 class Rows:

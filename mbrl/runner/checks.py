@@ -17,10 +17,10 @@ from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.state import TrainState
 
 # What may change when a run goes on: it decides how long, how often and how much, but no number of the training.
-MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "evaluation.", "checkpoint.")
+MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "fsdp", "evaluation.", "checkpoint.")
 
 # What agents that bring their own training loop make nothing of.
-NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults")
+NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults", "fsdp")
 
 # Env steps are counted in int32.
 MAX_STEPS = 2_000_000_000
@@ -42,6 +42,11 @@ def check(config: Config[Any]) -> None:
         return
     _check_counts({"seeds": config.seeds, "epoch": config.epoch, "prefill": config.prefill})
     _check_any(config)
+    if config.fsdp and config.seeds > 1:
+        raise UserError(
+            f"fsdp splits one seed's model over the devices, but seeds is {config.seeds}, of which each device has "
+            "some whole; leave one of the two out"
+        )
     if config.max_faults < 0:
         raise UserError(f"max_faults must be at least 0, not {config.max_faults}")
     if config.seed + config.seeds > 2**32:
@@ -154,7 +159,7 @@ def check_same(saved: str, config: Config[Any]) -> None:
         if was.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
             raise UserError(
                 f"the checkpoint was saved with {key} = {was.get(key)}, not {now.get(key)}; a run goes on with its own "
-                f"config, of which only steps, max_faults, devices, evaluation and checkpoint may change"
+                f"config, of which only steps, max_faults, devices, fsdp, evaluation and checkpoint may change"
             )
 
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mbrl.core import parallel
 from mbrl.core.errors import UserError
 from mbrl.replay.ring import Address, RingState
+from mbrl.runner import fsdp
 from mbrl.runner.config import Config
 from mbrl.runner.seeds import AXES
 from mbrl.runner.state import TrainState
@@ -81,13 +82,21 @@ def _check_divides(config: Config[Any], count: int) -> None:
         )
 
 
-def shardings(mesh: Mesh, config: Config[Any], template: TrainState) -> TrainState:
+def shares(mesh: Mesh | None, config: Config[Any], init: Callable[[Any], Any]) -> Any:
+    """Return how the state that an agent begins with is split over the devices (see ``fsdp``); None where it is not."""
+    if mesh is None or not config.fsdp:
+        return None
+    return fsdp.shares(jax.eval_shape(init, jax.random.key(0)), mesh.size)
+
+
+def shardings(mesh: Mesh, config: Config[Any], template: TrainState, shares: Any = None) -> TrainState:
     """Return where every leaf of the state lies.
 
     Args:
         mesh: of ``mesh``.
         config: the experiment.
         template: the state's shapes.
+        shares: how the agent's state is split, see ``fsdp``; None where all devices have all of it.
     """
     if config.seeds > 1:
         specs = _BY_SEED
@@ -96,24 +105,27 @@ def shardings(mesh: Mesh, config: Config[Any], template: TrainState) -> TrainSta
         everywhere = TrainState(*(_ALL for _ in TrainState._fields))
         faults = template.faults._replace(updates=_ALL, physics=_ALL, batch=_COLUMNS)
         specs = everywhere._replace(env=jax.tree.map(row, template.env), replay=_RING, faults=faults)
+        specs = specs if shares is None else specs._replace(agent=shares)
     name = lambda spec, part: jax.tree.map(lambda _: NamedSharding(mesh, spec), part)
     return jax.tree.map(name, specs, template, is_leaf=lambda x: isinstance(x, PartitionSpec))
 
 
-def over_rows(mesh: Mesh | None, update: Callable[..., Any]) -> Callable[..., Any]:
+def over_rows(mesh: Mesh | None, update: Callable[..., Any], shares: Any = None) -> Callable[..., Any]:
     """Return ``(agent, key, replay, address) -> (agent, metrics, replay, sequence)`` with each device at its own rows.
 
     Args:
         mesh: the devices; None leaves the function as it is.
         update: computes that on the rows it is given.
+        shares: how the agent's state is split, see ``fsdp``; None where all devices have all of it.
     """
     if mesh is None or SEEDS in mesh.axis_names:
         return update
+    agent = _ALL if shares is None else shares
     return jax.shard_map(
-        update,
+        update if shares is None else fsdp.updating(update, shares),
         mesh=mesh,
-        in_specs=(_ALL, _ALL, _RING, Address(_ROWS, _ROWS)),
-        out_specs=(_ALL, _ALL, _RING, _COLUMNS),
+        in_specs=(agent, _ALL, _RING, Address(_ROWS, _ROWS)),
+        out_specs=(agent, _ALL, _RING, _COLUMNS),
         check_vma=False,  # that all devices come to the same state is what `parallel` sees to
     )
 

@@ -20,7 +20,7 @@ from mbrl.envs.base import VectorEnvironment
 from mbrl.envs.dm import HostVectorEnv
 from mbrl.evaluation.exploitation import Gap
 from mbrl.replay.ring import Address, Ring, RingState
-from mbrl.runner import devices
+from mbrl.runner import devices, fsdp
 from mbrl.runner.compiled import options
 from mbrl.runner.config import Config
 from mbrl.runner.seeds import over_seeds, run_key
@@ -42,6 +42,7 @@ class Program(NamedTuple):
     prefill: Callable[[TrainState], tuple[TrainState, Metrics]]  # an epoch of random actions, no learning
     epoch: Callable[[TrainState], tuple[TrainState, Metrics]]
     place: Callable[[TrainState], TrainState] = lambda state: state  # onto the devices that the run uses
+    whole: Callable[[Any], Any] = lambda agent: agent  # an agent's state as it acts, on each of these devices
     places: Any = None  # the sharding of each leaf of the state; None where the run uses one device
     gap: Gap | None = None  # how far the model is exploited, where that is to be logged
 
@@ -73,13 +74,17 @@ def make_program(config: Config) -> Program:
     agent = agent._replace(update=jax.jit(agent.update))
     ring = Ring(config.replay, config.num_envs)
     parts = (agent, env, ring)
-    refresh = devices.over_rows(mesh, partial(refresh_rows, agent, ring))
+    shares = devices.shares(mesh, config, agent.init)
+    whole = fsdp.everywhere(mesh, shares)
+    acting = agent._replace(act=lambda agent_state, *rest: agent.act(whole(agent_state), *rest))
+    refresh = devices.over_rows(mesh, partial(refresh_rows, agent, ring), shares)
+    inside = (acting, env, ring)
     init, learning = over_seeds(
-        config, lambda key: init_state(*parts, key), lambda state: epoch(*parts, config, refresh, state)
+        config, lambda key: init_state(*parts, key), lambda state: epoch(*inside, config, refresh, state)
     )
-    _, collecting = over_seeds(config, init, lambda state: prefill(*parts, config, state))
+    _, collecting = over_seeds(config, init, lambda state: prefill(*inside, config, state))
     # None leaves the placing to jax: all on one device.
-    places = None if mesh is None else devices.shardings(mesh, config, jax.eval_shape(init, run_key(config)))
+    places = None if mesh is None else devices.shardings(mesh, config, jax.eval_shape(init, run_key(config)), shares)
     jit = lambda function: jax.jit(
         devices.over_seeds(mesh, function), donate_argnums=0, in_shardings=(places,), out_shardings=(places, None)
     )
@@ -89,6 +94,7 @@ def make_program(config: Config) -> Program:
         prefill=jit(collecting),
         epoch=jit(learning),
         place=lambda state: state if places is None else jax.device_put(state, places),
+        whole=whole,
         places=places,
     )
 

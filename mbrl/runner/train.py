@@ -209,8 +209,10 @@ def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[Trai
     step = int(state.step)
     if step >= config.steps or measures.due(config.evaluation.every, before, step):
         m.reporter.phase("evaluating")
+        # Of one seed one device is enough to play.
+        agent = state.agent if config.seeds > 1 else hosts.own(m.program.whole(state.agent))
         if hosts.first():
-            evaluated = _evaluated(m, state, step)
+            evaluated = _evaluated(m, agent, step)
             found, metric = found | evaluated, float(np.mean(evaluated["eval/return_mean"]))
         m.reporter.phase(work)
     values: Values = seeds.summarise(found)
@@ -235,11 +237,9 @@ def _compiled(m: _Machine, name: str, state: TrainState) -> Epoch:
     return m.compiled[name].call
 
 
-def _evaluated(m: _Machine, state: TrainState, step: int) -> dict[str, Any]:
+def _evaluated(m: _Machine, agent: Any, step: int) -> dict[str, Any]:
     """Evaluate the policy's mode with seeds of its own; numbers, of several training seeds one each."""
     key = seeds.keys_of(m.config, lambda seed: measures.evaluation_key(seed, step))
-    # Of one seed every device has the agent, and one is enough to play.
-    agent = state.agent if m.config.seeds > 1 else hosts.own(state.agent)
     found = measures.scores(m.evaluate(agent, key))
     if m.program.gap is not None:
         keys = seeds.keys_of(

@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agent_checks import unlike
-from dm_env import specs
+from agent_checks import ACTION, KEY, OBSERVATION, noise, unlike
 
-from mbrl.agents import AGENTS, Agent
 from mbrl.agents.dreamer import Dreamer, DreamerConfig, make, resolve
 from mbrl.behaviours.actor_critic import ActorCriticConfig, check
 from mbrl.core.errors import UserError
 from mbrl.core.optim import OptimConfig
-from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
+from mbrl.core.types import FIRST, MID, Sequence
 from mbrl.worldmodels.rssm import RSSMConfig, make_stochastic
 
 WIDTHS = RSSMConfig(deter=8, hidden=6, units=6, stoch=3, classes=4, blocks=2, bins=11)
@@ -23,9 +21,6 @@ CONFIG = DreamerConfig(
     behaviour=ActorCriticConfig(units=6, horizon=2, actor_layers=1, critic_layers=1, bins=11),
     optim=OptimConfig(learning_rate=1e-3, warmup=0),
 )
-OBSERVATION = {"pos": specs.Array((2,), np.float32), "grid": specs.Array((2, 2), np.float32)}
-ACTION = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
-KEY = jax.random.key(0)
 DREAMER = Dreamer(CONFIG, OBSERVATION, ACTION)
 
 # Of the first update and of the second, when heads are no longer zero.
@@ -41,14 +36,9 @@ act = jax.jit(DREAMER.act, static_argnums=4)
 diagnose = jax.jit(DREAMER.diagnose, static_argnums=3)
 
 
-def sequence(seed=0, steps=4, batch=2):
-    """Return a sequence ``[T + 1, B]`` of noise in which the first entry's episode ends and another begins."""
-    rng, lead = np.random.default_rng(seed), (steps + 1, batch)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, *shape)), jnp.float32)
-    step_type = np.full(lead, MID, np.int32)
-    step_type[2, 0], step_type[3, 0] = LAST, FIRST
-    discount = jnp.asarray(step_type != LAST, jnp.float32)
-    timestep = TimeStep(jnp.asarray(step_type), draw(), discount, {"pos": draw(2), "grid": draw(2, 2)})
+def sequence(seed=0):
+    """Return a sequence ``[T + 1, B]`` of noise with contexts of noise."""
+    draw, timestep = noise(seed)
     latent = DREAMER.model.initial(1)._replace(deter=jnp.tanh(draw(8)), stoch=draw(12))
     return Sequence(timestep, jnp.tanh(draw(1)), DREAMER.model.pack(latent))
 
@@ -58,20 +48,9 @@ def state():
     return init(KEY)
 
 
-def test_it_stands_in_the_registry():
-    entry = AGENTS["dreamer"]
-    assert entry.config is DreamerConfig
-    agent = entry.make(CONFIG, OBSERVATION, ACTION)
-    assert isinstance(agent, Agent)
-    assert agent.gamma == 0.997
-
-
-def test_update_compiles_once_and_keeps_its_types(state):
-    agent_checks.keeps_types(update, state, sequence)
-
-
-def test_every_parameter_learns(state):
-    agent_checks.every_parameter_learns(update, state, sequence)
+class TestLearner(agent_checks.Learner):
+    name, config, gamma = "dreamer", CONFIG, 0.997
+    update, sequence = staticmethod(update), staticmethod(sequence)
 
 
 def test_the_slow_critic_follows_by_hand(state):
@@ -80,11 +59,6 @@ def test_the_slow_critic_follows_by_hand(state):
     expected = jax.tree.map(lambda slow, fast: 0.98 * slow + 0.02 * fast, state.slow_critic, learned.params["critic"])
     chex.assert_trees_all_close(learned.slow_critic, expected, rtol=1e-6)
     assert any(unlike(learned.slow_critic, state.slow_critic))
-
-
-@pytest.mark.parametrize(("where", "bad"), [("reward", np.nan), ("observation", np.nan), ("observation", np.inf)])
-def test_a_broken_batch_changes_nothing(state, where, bad):
-    agent_checks.a_broken_batch_changes_nothing(update, state, sequence(), where, bad)
 
 
 def test_fresh_contexts_come_back(state):

@@ -6,16 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agent_checks import unlike
+from agent_checks import ACTION, KEY, OBSERVATION, noise, unlike
 from dm_env import specs
 
-from mbrl.agents import AGENTS, Agent
 from mbrl.agents.muzero import MuZero, MuZeroConfig, make
 from mbrl.agents.planning import with_planner
 from mbrl.agents.searching import NEVER, Target
 from mbrl.behaviours.policy_value import PolicyValueConfig
 from mbrl.core.errors import UserError
-from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
+from mbrl.core.types import FIRST, MID, Sequence
 from mbrl.planners import PLANNERS
 from mbrl.planners.mcts import MCTSConfig
 from mbrl.planners.soft_tree import SoftTreeConfig
@@ -32,9 +31,6 @@ CONFIG = MuZeroConfig(
     reanalyse=0.4,
     target_rate=0.5,
 )
-OBSERVATION = {"pos": specs.Array((2,), np.float32), "grid": specs.Array((2, 2), np.float32)}
-ACTION = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
-KEY = jax.random.key(0)
 AGENT = MuZero(CONFIG, OBSERVATION, ACTION)
 
 chex.clear_trace_counter()
@@ -43,18 +39,12 @@ update = jax.jit(chex.assert_max_traces(AGENT.update, n=1))
 act = jax.jit(AGENT.act, static_argnums=4)
 
 
-def sequence(seed=0, steps=4, batch=2, searched=0):
-    """Return a sequence ``[T + 1, B]`` of noise in which the first entry's episode ends and another begins."""
-    rng, lead = np.random.default_rng(seed), (steps + 1, batch)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, *shape)), jnp.float32)
-    step_type = np.full(lead, MID, np.int32)
-    step_type[2, 0], step_type[3, 0] = LAST, FIRST
-    observation = {"pos": draw(2), "grid": draw(2, 2)}
-    timestep = TimeStep(jnp.asarray(step_type), draw(), jnp.asarray(step_type != LAST, jnp.float32), observation)
-    candidates, weights = jnp.tanh(draw(4, 1)), jax.nn.softmax(draw(4))
-    return Sequence(
-        timestep, jnp.tanh(draw(1)), Target(candidates, weights, draw(), jnp.full(lead, searched, jnp.int32))
-    )
+def sequence(seed=0, searched=0):
+    """Return a sequence ``[T + 1, B]`` of noise with what was searched in this update."""
+    draw, timestep = noise(seed)
+    when = jnp.full(timestep.reward.shape, searched, jnp.int32)
+    target = Target(jnp.tanh(draw(4, 1)), jax.nn.softmax(draw(4)), draw(), when)
+    return Sequence(timestep, jnp.tanh(draw(1)), target)
 
 
 @pytest.fixture(scope="module")
@@ -62,20 +52,9 @@ def state():
     return init(KEY)
 
 
-def test_it_stands_in_the_registry():
-    entry = AGENTS["muzero"]
-    assert entry.config is MuZeroConfig
-    agent = entry.make(CONFIG, OBSERVATION, ACTION)
-    assert isinstance(agent, Agent)
-    assert agent.gamma == 0.997
-
-
-def test_update_compiles_once_and_keeps_its_types(state):
-    agent_checks.keeps_types(update, state, sequence)
-
-
-def test_everything_learns(state):
-    agent_checks.every_parameter_learns(update, state, sequence)
+class TestLearner(agent_checks.Learner):
+    name, config, gamma = "muzero", CONFIG, 0.997
+    update, sequence = staticmethod(update), staticmethod(sequence)
 
 
 def test_the_target_network_follows(state):
@@ -84,11 +63,6 @@ def test_the_target_network_follows(state):
     for ours, theirs in zip(jax.tree.leaves(new.target), jax.tree.leaves(halfway), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
     assert int(new.updates) == 1
-
-
-@pytest.mark.parametrize(("where", "bad"), [("reward", np.nan), ("observation", np.inf)])
-def test_a_broken_batch_changes_nothing(state, where, bad):
-    agent_checks.a_broken_batch_changes_nothing(update, state, sequence(), where, bad)
 
 
 def test_reanalysed_targets_replace_old_ones_and_are_new(state):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from agent_checks import unlike
+from agent_checks import ACTION, KEY, noise, unlike
 from dm_env import specs
 
 from mbrl.agents import distilling
@@ -23,7 +23,7 @@ from mbrl.behaviours.actor_critic import ActorCriticConfig
 from mbrl.core.distributions import OneHot
 from mbrl.core.errors import UserError
 from mbrl.core.optim import OptimConfig
-from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
+from mbrl.core.types import FIRST, MID, Sequence
 from mbrl.planners import PLANNERS, NoPlannerConfig
 from mbrl.worldmodels.rssm import RSSMConfig
 
@@ -45,9 +45,7 @@ CONFIG = DreamerConfig(
     distil=DistilConfig("cross_entropy", scale=2.0, reanalyse=0.5),
     optim=OptimConfig(learning_rate=1e-3, warmup=0),
 )
-OBSERVATION = {"pos": specs.Array((2,), np.float32)}
-ACTION, CHOICE = specs.BoundedArray((1,), np.float32, -1.0, 1.0), specs.DiscreteArray(3)
-KEY = jax.random.key(0)
+OBSERVATION, CHOICE = {"pos": specs.Array((2,), np.float32)}, specs.DiscreteArray(3)
 AGENT = PlannedDreamer(CONFIG, OBSERVATION, ACTION)
 
 chex.clear_trace_counter()
@@ -56,22 +54,25 @@ update = jax.jit(chex.assert_max_traces(AGENT.update, n=1))
 act = jax.jit(AGENT.act, static_argnums=4)
 
 
-def sequence(seed=0, steps=4, batch=2, searched=0):
-    """Return a sequence ``[T + 1, B]`` of noise in which the first entry's episode ends and another begins."""
-    rng, lead = np.random.default_rng(seed), (steps + 1, batch)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, *shape)), jnp.float32)
-    step_type = np.full(lead, MID, np.int32)
-    step_type[2, 0], step_type[3, 0] = LAST, FIRST
-    discount = jnp.asarray(step_type != LAST, jnp.float32)
-    timestep = TimeStep(jnp.asarray(step_type), draw(), discount, {"pos": draw(2)})
+def sequence(seed=0, searched=0):
+    """Return a sequence ``[T + 1, B]`` of noise with what was searched in this update."""
+    draw, timestep = noise(seed, observation=OBSERVATION)
     latent = AGENT.model.initial(1)._replace(deter=jnp.tanh(draw(8)), stoch=draw(12))
-    target = Target(jnp.tanh(draw(3, 1)), jax.nn.softmax(draw(3)), draw(), jnp.full(lead, searched, jnp.int32))
+    when = jnp.full(timestep.reward.shape, searched, jnp.int32)
+    target = Target(jnp.tanh(draw(3, 1)), jax.nn.softmax(draw(3)), draw(), when)
     return Sequence(timestep, jnp.tanh(draw(1)), Kept(AGENT.model.pack(latent), target))
 
 
 @pytest.fixture(scope="module")
 def state():
     return init(KEY)
+
+
+class TestLearner(agent_checks.Learner):
+    """Every parameter learns, and so the actor, from plans alone: its own loss weighs nothing."""
+
+    name, config, gamma, specs = "dreamer", CONFIG, 0.997, (OBSERVATION, ACTION)
+    update, sequence = staticmethod(update), staticmethod(sequence)
 
 
 def test_without_a_planner_it_is_dreamer_and_nothing_is_added():
@@ -85,20 +86,6 @@ def test_without_a_planner_it_is_dreamer_and_nothing_is_added():
     seen = jax.tree.map(lambda x: x[0], sequence().timestep)
     kept = jax.eval_shape(lambda: acting.act(acting.init(KEY), KEY, acting.initial(2), seen, "random")).context
     chex.assert_trees_all_equal_shapes_and_dtypes(kept, acting.model.pack(acting.model.initial(2)))
-
-
-def test_update_compiles_once_and_keeps_its_types(state):
-    agent_checks.keeps_types(update, state, sequence)
-
-
-def test_every_parameter_learns(state):
-    """The actor too, from plans alone: its own loss weighs nothing."""
-    agent_checks.every_parameter_learns(update, state, sequence)
-
-
-@pytest.mark.parametrize(("where", "bad"), [("reward", np.nan), ("observation", np.inf)])
-def test_a_broken_batch_changes_nothing(state, where, bad):
-    agent_checks.a_broken_batch_changes_nothing(update, state, sequence(), where, bad)
 
 
 def test_the_actors_gradient_is_that_of_the_cross_entropy_by_hand(state):

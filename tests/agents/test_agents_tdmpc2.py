@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from agent_checks import ACTION, KEY
 from dm_env import specs
 
 from mbrl import planners
-from mbrl.agents import AGENTS, Agent
 from mbrl.agents.planning import with_planner
 from mbrl.agents.tdmpc2 import TDMPC2, TDMPC2Config, make, resolve
 from mbrl.behaviours.temporal_difference import TemporalDifferenceConfig
@@ -35,8 +35,6 @@ CONFIG = TDMPC2Config(
 )
 SIGNS = np.array([1.0, -1.0, -1.0, 1.0], np.float32)
 OBSERVATION = {"pos": specs.Array((2,), np.float32), "task": specs.DiscreteArray(4, np.int32)}
-ACTION = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
-KEY = jax.random.key(0)
 AGENT = TDMPC2(CONFIG, OBSERVATION, ACTION)
 
 chex.clear_trace_counter()
@@ -70,6 +68,11 @@ SEEN = jax.tree.map(lambda x: x[0], sequence(999).timestep)
 @pytest.fixture(scope="module")
 def state():
     return init(KEY)
+
+
+class TestLearner(agent_checks.Learner):
+    name, config, gamma, specs = "tdmpc2", CONFIG, 0.5, (OBSERVATION, ACTION)
+    update, sequence = staticmethod(update), staticmethod(sequence)
 
 
 def trained(state, blind):
@@ -125,27 +128,6 @@ def test_the_problem_is_worth_what_every_critic_says_of_the_policys_mode(state):
         np.testing.assert_allclose(ours, theirs[1], rtol=1e-6)
     reward = AGENT.model.predict(params["model"], arrival.latent).reward.mean()
     np.testing.assert_allclose(arrival.reward, reward, rtol=1e-6)
-
-
-def test_it_stands_in_the_registry():
-    entry = AGENTS["tdmpc2"]
-    assert entry.config is TDMPC2Config
-    agent = entry.make(CONFIG, OBSERVATION, ACTION)
-    assert isinstance(agent, Agent)
-    assert agent.gamma == 0.5
-
-
-def test_update_compiles_once_and_keeps_its_types(state):
-    agent_checks.keeps_types(update, state, sequence)
-
-
-def test_everything_learns(state):
-    agent_checks.every_parameter_learns(update, state, sequence)
-
-
-@pytest.mark.parametrize(("where", "bad"), [("reward", np.nan), ("observation", np.inf)])
-def test_a_broken_batch_changes_nothing(state, where, bad):
-    agent_checks.a_broken_batch_changes_nothing(update, state, sequence(), where, bad)
 
 
 def test_slow_critics_follow_by_a_hundredth(state):

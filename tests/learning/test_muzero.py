@@ -1,22 +1,18 @@
 """MuZero solves a probe, and does not when what the search found is given to the wrong actions."""
 
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from epochs import epochs, evaluation
 
 from mbrl.agents import searching
 from mbrl.agents.muzero import MuZeroConfig
 from mbrl.behaviours.policy_value import PolicyValueConfig
 from mbrl.core.optim import OptimConfig
-from mbrl.envs import make_vector
 from mbrl.envs.config import EnvConfig
-from mbrl.evaluation.rollout import make_evaluate
 from mbrl.planners.mcts import MCTSConfig
 from mbrl.replay.config import ReplayConfig
 from mbrl.runner.config import Config
-from mbrl.runner.epoch import make_program
 from mbrl.worldmodels.muzero import MuZeroModelConfig
 
 pytestmark = pytest.mark.learning
@@ -36,22 +32,15 @@ CONFIG = Config(
     epoch=640,
     train_ratio=64.0,
     replay=ReplayConfig(capacity=8192, batch_size=16, batch_length=10),
+    steps=4480,
 )
 
 
-def play(seed=0, steps=4480):
+def play(seed=0):
     """Train; return the mean return of 32 fresh episodes by the policy alone and by the search, 10 at best."""
-    program = make_program(CONFIG)
-    state, _ = program.prefill(program.init(jax.random.key(seed)))
-    # Unlike most tests these run for a while.
-    epoch = program.epoch.lower(state).compile(compiler_options={"xla_backend_optimization_level": 1})
-    while int(state.step) < steps:
-        state, metrics = epoch(state)
+    *_, (program, state, metrics) = epochs(CONFIG, seed)
     alone = program.agent._replace(act=by_policy(program.agent))
-    found = []
-    for agent in (alone, program.agent):
-        evaluate = make_evaluate(agent, make_vector(CONFIG.env, 32), 32)
-        found.append(float(evaluate(state.agent, jax.random.key(1)).returns.mean()))
+    found = [evaluation(agent, CONFIG.env)(state) for agent in (alone, program.agent)]
     print(found, {name: float(value) for name, value in metrics.items() if name.startswith("search")})
     assert all(np.isfinite(value) for name, value in metrics.items() if name.startswith(("loss/", "search/")))
     return found

@@ -2,19 +2,16 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import pytest
+from epochs import epochs, evaluation
 
 from mbrl.agents.pets import PETSConfig
 from mbrl.core.distributions import Bernoulli
-from mbrl.envs import make_vector
 from mbrl.envs.config import EnvConfig
-from mbrl.evaluation.rollout import make_evaluate
 from mbrl.planners.shooting import ShootingConfig
 from mbrl.replay.config import ReplayConfig
 from mbrl.runner.config import Config
-from mbrl.runner.epoch import make_program
 from mbrl.worldmodels.ensemble import EnsembleConfig
 
 pytestmark = pytest.mark.learning
@@ -39,16 +36,9 @@ def play(name, horizon, seed=0):
     """Act for 320 steps after 640 random ones, with an update for each; return the mean return of 32 fresh episodes."""
     agent = dataclasses.replace(CONFIG.agent, planner=dataclasses.replace(PLANNER, horizon=horizon))
     config = dataclasses.replace(CONFIG, env=EnvConfig(f"probe/{name}"), agent=agent)
-    program = make_program(config)
-    state = program.init(jax.random.key(seed))
-    while int(state.step) < config.prefill:
-        state, _ = program.prefill(state)
-    epoch = program.epoch.lower(state).compile(compiler_options={"xla_backend_optimization_level": 0})
-    while int(state.step) < config.steps:
-        state, metrics = epoch(state)
-        assert metrics["update/skipped"] == 0
-    evaluate = make_evaluate(program.agent, make_vector(config.env, 32), 32)
-    found = float(evaluate(state.agent, jax.random.key(1)).returns.mean())
+    *_, (program, state, metrics) = epochs(config, seed, level=0)
+    assert metrics["update/skipped"] == 0
+    found = evaluation(program.agent, config.env)(state)
     print(name, found)
     return found
 

@@ -65,6 +65,24 @@ def rows():
     }
 
 
+def fsdp():
+    """The same with the model split too: it learns as it would whole, and each device has its share."""
+    alone, one, _ = train(SPLIT, 3)
+    config = dataclasses.replace(SPLIT, devices=8, fsdp=True)
+    together, eight, _ = train(config, 3)
+    flat = lambda params: np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(params)])
+    whole = jax.tree.map(lambda x: x.addressable_data(3), make_program(config).whole(eight.agent).params)
+    here = lambda tree: [x.addressable_shards[0].data for x in jax.tree.leaves(tree)]
+    return {
+        "alone": alone,
+        "together": together,
+        "difference": float(np.abs(flat(one.agent.params) - flat(eight.agent.params)).max()),
+        "bytes": [sum(x.nbytes for x in parts) for parts in (jax.tree.leaves(one.agent), here(eight.agent))],
+        "optimiser": [x.shape for x in here(eight.agent.optimiser) if x.ndim],
+        "whole": np.array_equal(flat(whole), flat(eight.agent.params)),
+    }
+
+
 def seeds():
     """Eight seeds, one on each device; the last of them alone."""
     alone, _, _ = train(dataclasses.replace(CONFIG, seed=7), 2)
@@ -78,4 +96,4 @@ def seeds():
     }
 
 
-print(json.dumps({"rows": rows, "seeds": seeds}[sys.argv[1]]()))
+print(json.dumps({"rows": rows, "fsdp": fsdp, "seeds": seeds}[sys.argv[1]]()))

@@ -51,6 +51,17 @@ def test_rows_on_eight_devices_are_those_of_one():
     assert max(found["all_gathers"]) < np.prod(whole)
 
 
+def test_a_model_split_over_eight_devices_learns_as_a_whole_one():
+    found = on_eight("fsdp")
+    assert_same_losses(found)
+    assert found["difference"] < 1e-4
+    # Of what the optimiser remembers each device has an eighth; much of so little a model is too small to split.
+    assert [columns for _, columns in found["optimiser"]] == [16, 16]
+    whole, own = found["bytes"]
+    assert own < 0.3 * whole
+    assert found["whole"]
+
+
 def test_seeds_on_eight_devices_exchange_nothing():
     found = on_eight("seeds")
     assert_same_losses(found)

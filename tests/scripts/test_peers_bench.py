@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from peers_scripts import load
+from script_modules import load
 
 bench = load("bench")
 STEP = {"ms": 500.0, "gflop": 32.0, "parameters": 7, "threads": 1}

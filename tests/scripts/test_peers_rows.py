@@ -1,7 +1,7 @@
 """The table of the comparison with peers, with numbers worked by hand; no peer is installed for it."""
 
 import pytest
-from peers_scripts import load
+from script_modules import load
 
 rows = load("rows")
 READ = rows.Reading
