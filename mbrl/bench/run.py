@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mbrl.bench import profile, start, timing
 from mbrl.bench.pieces import BESIDE, PIECES, Piece, Setting
+from mbrl.core import heap
 from mbrl.envs import make_vector
 from mbrl.runner.checks import check
 from mbrl.version import __version__
@@ -59,7 +60,7 @@ def measure(names: Sequence[str], setting: Setting, repeats: int, seconds: float
     config = setting.config
     check(config)
     make_vector(config.env, 1)  # an environment that is not there is told before anything is timed
-    timing.keep_freed_memory()
+    heap.keep_freed()
     peak = timing.matrix_peak()
     rows = [
         start.measure(config) if name == "start" else _row(name, setting, peak, repeats, seconds, folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mbrl.core import heap
 from mbrl.runner.compiled import Compiled, compile_for
 
 Run = Callable[[], Any]
-
-# Names of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def compile_once(function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Compiled:
@@ -51,20 +48,6 @@ def _once(run: Run) -> float:
     return time.perf_counter() - begin
 
 
-def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed instead of handing it back; return whether that could be done.
-
-    A program's temporaries are allocated at every call. Within a training run, whose updates are one loop in one
-    program, that happens once for hundreds of updates; a single update that is called by itself would each time wait
-    for the kernel to map hundreds of MiB anew.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another C library
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
-
-
 def peak_bytes(run: Run, resident: int) -> int | None:
     """Return the bytes that a call of ``run`` had in use at once at most; None where nobody can tell.
 
@@ -79,12 +62,12 @@ def peak_bytes(run: Run, resident: int) -> int | None:
         jax.block_until_ready(run())
         return (device.memory_stats() or {}).get("peak_bytes_in_use")
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        heap.hand_back()
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far is forgotten
         before = _resident("VmRSS")
         jax.block_until_ready(run())
         return _resident("VmHWM") - before + resident
-    except (AttributeError, OSError):
+    except OSError:
         return None
 
 

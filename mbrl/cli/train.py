@@ -11,6 +11,7 @@ from typing import Any
 
 from mbrl.cli import config as reader
 from mbrl.cli import parsing
+from mbrl.core import heap
 from mbrl.core.errors import UserError
 from mbrl.runner.launch import Launch, check
 
@@ -73,6 +74,7 @@ def _train(config: reader.Config[Any], resume: str | None) -> int:
     from mbrl.runner.stop import Interrupted, RunFailed
     from mbrl.runner.train import train
 
+    heap.few_arenas()
     cache = compilation.use_cache()
     try:
         result = train(config, resume=resume, reporter=make_reporter())
@@ -93,6 +95,7 @@ def _train_together(launch: Launch, words: Sequence[str]) -> int:
     from mbrl.runner.stop import Interrupted, RunFailed
     from mbrl.runner.train import train
 
+    heap.few_arenas()
     compilation.use_cache()
     try:
         with hosts.join(launch, lambda: _told(words)) as together:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
+from mbrl.core import heap
 from mbrl.core.errors import UserError
 from mbrl.core.types import Metrics
 from mbrl.envs import make_vector
@@ -268,6 +269,7 @@ def _save(m: _Machine, state: TrainState, metric: float | None) -> None:
     if whole is not None:
         m.log.sync()
         m.saves.save(whole, step, config=to_yaml(m.config), metric=metric)
+        heap.hand_back()  # copies of the whole state, the replay included
 
 
 def _survive(m: _Machine, state: TrainState, metric: float | None) -> None:

@@ -1,0 +1,42 @@
+"""What the C library does with memory that this process has freed; on another one than glibc all of it is nothing."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+# Names of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_ARENAS = 2
+
+
+def few_arenas() -> bool:
+    """Let all threads allocate from two arenas, where it is a new one for each otherwise; return whether that is so.
+
+    Each arena keeps what it once had. A run's saves pass through dozens of threads, so that its memory would grow for
+    hours. To be called before there are threads.
+    """
+    return bool(_call("mallopt", _M_ARENA_MAX, _ARENAS))
+
+
+def hand_back() -> bool:
+    """Hand what is free back to the system; return whether there was any."""
+    return bool(_call("malloc_trim", 0))
+
+
+def keep_freed() -> bool:
+    """Let freed memory stay with the process instead; return whether that could be done.
+
+    A program's temporaries are allocated at every call. Within a training run, whose updates are one loop in one
+    program, that happens once for hundreds of updates; a single update that is called by itself would each time wait
+    for the kernel to map hundreds of MiB anew.
+    """
+    return bool(_call("mallopt", _M_MMAP_MAX, 0) and _call("mallopt", _M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def _call(name: str, *numbers: int) -> Any:
+    """Return what a function of the C library says; 0 where it has none of that name."""
+    try:
+        return getattr(ctypes.CDLL(None), name)(*numbers)
+    except (AttributeError, OSError):
+        return 0
