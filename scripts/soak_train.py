@@ -25,6 +25,8 @@ from typing import NamedTuple
 from mbrl.runner.loggers import read_metrics
 from mbrl.runner.rundir import RunDir
 
+LEAST = 5  # samples with progress
+
 
 class Sample(NamedTuple):
     """What the run was at one moment."""
@@ -45,7 +47,7 @@ def say(line: str) -> None:
 def main() -> int:
     """Soak, and print a line for each sample and one for all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", nargs="?", default="quickstart", help="what `mbrl train` takes")
+    parser.add_argument("--experiment", default="quickstart", help="a name or a file")
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--samples", type=int, default=120)
     parser.add_argument("--growth", type=float, default=0.02, help="of memory, as a share, that is still flat")
@@ -60,12 +62,21 @@ def main() -> int:
         try:
             samples = watch(process, run, log, told.minutes * 60 / told.samples, told.samples)
         finally:
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(timeout=300)
+            code = end(process)
     found = judge(samples[len(samples) // 10 :]) | {"exit": code, "cores": len(os.sched_getaffinity(0))}
     say(json.dumps(found))
     fine = found["memory_growth"] < told.growth and found["compiled"] == 0 and -found["throughput_trend"] < told.fall
     return 0 if fine and code == 128 + signal.SIGTERM else 1
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Let a run save and end, and return its exit code; where that takes minutes it is killed."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def watch(process: subprocess.Popen[bytes], run: RunDir, log: Path, every: float, count: int) -> list[Sample]:
@@ -77,7 +88,10 @@ def watch(process: subprocess.Popen[bytes], run: RunDir, log: Path, every: float
             raise SystemExit(f"the run ended with {process.returncode}: {log.read_text(errors='replace')[-2000:]}")
         step = max((line["step"] for line in read_metrics(run)), default=0) if run.metrics.is_file() else 0
         compiled = log.read_text(errors="replace").count("Finished XLA compilation")
-        samples.append(Sample(time.monotonic() - begin, step, *used(process.pid), compiled))
+        try:
+            samples.append(Sample(time.monotonic() - begin, step, *used(process.pid), compiled))
+        except (FileNotFoundError, TypeError):  # it has just ended: the next look says how
+            continue
         now = samples[-1]
         say(f"{now.seconds:7.0f} s  {now.step:9,} env steps  {now.processor:7.0f} s of processor time"
             f"  {now.memory:8.1f} MiB  {now.compiled} programs compiled")
@@ -95,18 +109,24 @@ def used(pid: int) -> tuple[float, float]:
 
 def judge(samples: list[Sample]) -> dict[str, float]:
     """Return growth, trend and what was compiled over these samples."""
+    # Metrics come once an epoch: a sample without a new line of them says nothing of the speed.
+    moments = [samples[0], *(after for before, after in itertools.pairwise(samples) if after.step > before.step)]
     rates = [
         (after.seconds, (after.step - before.step) / (after.processor - before.processor))
-        for before, after in itertools.pairwise(samples)
+        for before, after in itertools.pairwise(moments)
     ]
+    if len(rates) < LEAST:
+        raise SystemExit(f"{len(rates)} samples with progress are too few to judge by; take more --minutes")
     slope = statistics.median((b - a) / (t - s) for (s, a), (t, b) in itertools.combinations(rates, 2))
     usual = statistics.median(rate for _, rate in rates)
     passed = samples[-1].seconds - samples[0].seconds
+    tenth = max(1, len(samples) // 10)
+    first, last = (statistics.median(one.memory for one in part) for part in (samples[:tenth], samples[-tenth:]))
     return {
         "minutes": round(passed / 60, 1),
         "env_steps": samples[-1].step - samples[0].step,
-        "memory_mib": round(samples[-1].memory, 1),
-        "memory_growth": round(samples[-1].memory / samples[0].memory - 1, 4),
+        "memory_mib": round(last, 1),
+        "memory_growth": round(last / first - 1, 4),
         "env_steps_per_processor_second": round(usual, 2),
         "throughput_trend": round(slope * passed / usual, 4),
         "compiled": samples[-1].compiled - samples[0].compiled,

@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from mbrl.core import parallel
 from mbrl.core.errors import UserError
-from mbrl.core.rows import WIDTH, Rows, Split
+from mbrl.core.rows import WIDTH, Rows, Split, is_split
 from mbrl.core.types import Params
 
 
@@ -155,7 +155,8 @@ def _by_columns(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
     def update(updates: Any, state: optax.OptState, params: Params | None = None):
         del params
-        held = min(leaf.shape[-1] for leaf in jax.tree.leaves(state) if leaf.ndim)
+        parts = [part for part in jax.tree.leaves(state, is_leaf=is_split) if is_split(part)]
+        held = parts[0].rows.shape[1]
         part = updates if held == WIDTH else parallel.own(updates, held, axis=1)
         steps, state = inner.update(Split(part), state)
         (rows,) = jax.tree.leaves(steps)

@@ -23,6 +23,11 @@ class Split(NamedTuple):
     rows: Any  # [R, W], or of W those that are here
 
 
+def is_split(node: Any) -> bool:
+    """Whether a node of a tree is ``Split``."""
+    return isinstance(node, Split)
+
+
 class Rows:
     """The layout of trees of one structure, float32 all of them. Every tensor begins a row; zeros fill its last."""
 

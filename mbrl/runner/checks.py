@@ -44,8 +44,8 @@ def check(config: Config[Any]) -> None:
     _check_any(config)
     if config.fsdp and config.seeds > 1:
         raise UserError(
-            f"fsdp splits one seed's model over the devices, but seeds is {config.seeds}, of which each device has "
-            "some whole; leave one of the two out"
+            f"fsdp splits one seed's model over the devices, and {config.seeds} seeds are split over them themselves; "
+            "leave one of the two out"
         )
     if config.max_faults < 0:
         raise UserError(f"max_faults must be at least 0, not {config.max_faults}")

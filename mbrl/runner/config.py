@@ -56,8 +56,8 @@ class Config(Generic[AgentConfig]):
     devices: int | Literal["all"] = 1
     """Devices the run is split over, or `all` there are: seeds if there are several, else environments and batches."""
     fsdp: bool = False
-    """Whether parameters and what the optimiser remembers are split over the devices too, and the parameters brought
-    together for each update: for models that hardly fit whole on each."""
+    """Whether parameters and what the optimiser remembers are split over the devices too, of which there are several,
+    and the parameters brought together for each update: for models that hardly fit whole on each."""
     steps: int = 100_000
     """Env steps to train for; held actions count every physics step."""
     run_dir: str = ""

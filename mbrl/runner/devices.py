@@ -1,8 +1,8 @@
 """One run on several devices: which part of the ``TrainState`` lies where, and what each device computes.
 
-A run of one seed splits environments, replay and batches; what learns is on every device, and each update exchanges
-the gradients once. A run of several seeds splits the seeds, which exchange nothing. Both come to the numbers of a
-single device up to the order of sums.
+A run of one seed splits environments, replay and batches; what learns is on every device (``fsdp`` splits it too), and
+each update exchanges the gradients once. A run of several seeds splits the seeds, which exchange nothing. Both come to
+the numbers of a single device up to the order of sums.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mbrl.core import parallel
 from mbrl.core.errors import UserError
+from mbrl.core.rows import WIDTH
 from mbrl.replay.ring import Address, RingState
 from mbrl.runner import fsdp
 from mbrl.runner.config import Config
@@ -45,6 +46,8 @@ def mesh(config: Config[Any]) -> Mesh | None:
         raise UserError(
             f"devices must lie between 1 and the {len(present)} that this machine has, or be all, not {config.devices}"
         )
+    if config.fsdp and (count == 1 or WIDTH % count):
+        raise UserError(f"fsdp splits a model over 2, 4, 8, … {WIDTH} devices, and this run has {count}; leave it out")
     if count == 1:
         return None
     _check_divides(config, count)
@@ -82,21 +85,21 @@ def _check_divides(config: Config[Any], count: int) -> None:
         )
 
 
-def shares(mesh: Mesh | None, config: Config[Any], init: Callable[[Any], Any]) -> Any:
+def split(mesh: Mesh | None, config: Config[Any], init: Callable[[Any], Any]) -> Any:
     """Return how the state that an agent begins with is split over the devices (see ``fsdp``); None where it is not."""
     if mesh is None or not config.fsdp:
         return None
     return fsdp.shares(jax.eval_shape(init, jax.random.key(0)), mesh.size)
 
 
-def shardings(mesh: Mesh, config: Config[Any], template: TrainState, shares: Any = None) -> TrainState:
+def shardings(mesh: Mesh, config: Config[Any], template: TrainState, split: Any = None) -> TrainState:
     """Return where every leaf of the state lies.
 
     Args:
         mesh: of ``mesh``.
         config: the experiment.
         template: the state's shapes.
-        shares: how the agent's state is split, see ``fsdp``; None where all devices have all of it.
+        split: how the agent's state is split, see ``fsdp``; None where all devices have all of it.
     """
     if config.seeds > 1:
         specs = _BY_SEED
@@ -105,24 +108,24 @@ def shardings(mesh: Mesh, config: Config[Any], template: TrainState, shares: Any
         everywhere = TrainState(*(_ALL for _ in TrainState._fields))
         faults = template.faults._replace(updates=_ALL, physics=_ALL, batch=_COLUMNS)
         specs = everywhere._replace(env=jax.tree.map(row, template.env), replay=_RING, faults=faults)
-        specs = specs if shares is None else specs._replace(agent=shares)
+        specs = specs if split is None else specs._replace(agent=split)
     name = lambda spec, part: jax.tree.map(lambda _: NamedSharding(mesh, spec), part)
     return jax.tree.map(name, specs, template, is_leaf=lambda x: isinstance(x, PartitionSpec))
 
 
-def over_rows(mesh: Mesh | None, update: Callable[..., Any], shares: Any = None) -> Callable[..., Any]:
+def over_rows(mesh: Mesh | None, update: Callable[..., Any], split: Any = None) -> Callable[..., Any]:
     """Return ``(agent, key, replay, address) -> (agent, metrics, replay, sequence)`` with each device at its own rows.
 
     Args:
         mesh: the devices; None leaves the function as it is.
         update: computes that on the rows it is given.
-        shares: how the agent's state is split, see ``fsdp``; None where all devices have all of it.
+        split: how the agent's state is split, see ``fsdp``; None where all devices have all of it.
     """
     if mesh is None or SEEDS in mesh.axis_names:
         return update
-    agent = _ALL if shares is None else shares
+    agent = _ALL if split is None else split
     return jax.shard_map(
-        update if shares is None else fsdp.updating(update, shares),
+        update if split is None else fsdp.updating(update, split),
         mesh=mesh,
         in_specs=(agent, _ALL, _RING, Address(_ROWS, _ROWS)),
         out_specs=(agent, _ALL, _RING, _COLUMNS),

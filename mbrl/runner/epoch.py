@@ -41,8 +41,8 @@ class Program(NamedTuple):
     init: Callable[[PRNGKey], TrainState]
     prefill: Callable[[TrainState], tuple[TrainState, Metrics]]  # an epoch of random actions, no learning
     epoch: Callable[[TrainState], tuple[TrainState, Metrics]]
-    place: Callable[[TrainState], TrainState] = lambda state: state  # onto the devices that the run uses
-    whole: Callable[[Any], Any] = lambda agent: agent  # an agent's state as it acts, on each of these devices
+    # An agent's state as acting and judging need it, on every device: without what the optimiser has split.
+    whole: Callable[[Any], Any] = lambda agent_state: agent_state
     places: Any = None  # the sharding of each leaf of the state; None where the run uses one device
     gap: Gap | None = None  # how far the model is exploited, where that is to be logged
 
@@ -74,17 +74,18 @@ def make_program(config: Config) -> Program:
     agent = agent._replace(update=jax.jit(agent.update))
     ring = Ring(config.replay, config.num_envs)
     parts = (agent, env, ring)
-    shares = devices.shares(mesh, config, agent.init)
-    whole = fsdp.everywhere(mesh, shares)
+    # Where the devices share what learns, an epoch's agent acts on all of it.
+    split = devices.split(mesh, config, agent.init)
+    whole = fsdp.bring_together(mesh, split)
     acting = agent._replace(act=lambda agent_state, *rest: agent.act(whole(agent_state), *rest))
-    refresh = devices.over_rows(mesh, partial(refresh_rows, agent, ring), shares)
-    inside = (acting, env, ring)
+    refresh = devices.over_rows(mesh, partial(refresh_rows, agent, ring), split)
+    collecting_parts = (acting, env, ring)
     init, learning = over_seeds(
-        config, lambda key: init_state(*parts, key), lambda state: epoch(*inside, config, refresh, state)
+        config, lambda key: init_state(*parts, key), lambda state: epoch(*collecting_parts, config, refresh, state)
     )
-    _, collecting = over_seeds(config, init, lambda state: prefill(*inside, config, state))
+    _, collecting = over_seeds(config, init, lambda state: prefill(*collecting_parts, config, state))
     # None leaves the placing to jax: all on one device.
-    places = None if mesh is None else devices.shardings(mesh, config, jax.eval_shape(init, run_key(config)), shares)
+    places = None if mesh is None else devices.shardings(mesh, config, jax.eval_shape(init, run_key(config)), split)
     jit = lambda function: jax.jit(
         devices.over_seeds(mesh, function), donate_argnums=0, in_shardings=(places,), out_shardings=(places, None)
     )
@@ -93,7 +94,6 @@ def make_program(config: Config) -> Program:
         init=jax.jit(init, out_shardings=places, compiler_options=options(0)),
         prefill=jit(collecting),
         epoch=jit(learning),
-        place=lambda state: state if places is None else jax.device_put(state, places),
         whole=whole,
         places=places,
     )

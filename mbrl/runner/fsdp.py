@@ -1,9 +1,10 @@
 """What learns, split over the devices while nothing needs it whole (FSDP).
 
-Between updates each device holds its share of every large array of the agent's state. For an update the parameters come
-together by one exchange (Rajbhandari et al. 2020, "ZeRO", stage 3, with the model as one layer, for a scan uses every
-weight in each of its steps), and only shares go back. What the optimiser remembers is never together: of ``Split``
-arrays each device updates its own columns (stage 1).
+Between updates each device holds its share of every large array of the agent's state. For an update the parameters
+come together by one exchange, all of them, for a scan uses every weight in each of its steps, and afterwards each
+device keeps its share. What the optimiser remembers is never together: of ``Split`` arrays each device updates its own
+columns, and the steps come together by a second exchange. (Rajbhandari et al. 2020, "ZeRO": stage 1 for the optimiser;
+of stage 3 what lies between updates, while gradients are whole.)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mbrl.core import parallel
-from mbrl.core.rows import Split
+from mbrl.core.rows import Split, is_split
 
 # Numbers below which an array is on every device: there are many small ones, and together they are nothing.
 _SMALL = 256
@@ -30,12 +31,12 @@ def shares(agent: Any, count: int) -> Any:
         agent: the state's shapes.
         count: of devices.
     """
-    return jax.tree.map(lambda leaf: _share(leaf, count), agent, is_leaf=_is_split)
+    return jax.tree.map(lambda leaf: _share(leaf, count), agent, is_leaf=is_split)
 
 
 def _share(leaf: Any, count: int) -> Any:
-    if isinstance(leaf, Split):
-        return Split(_along(1) if leaf.rows.shape[1] % count == 0 else _EVERYWHERE)
+    if is_split(leaf):
+        return Split(_along(1))
     able = [axis for axis, size in enumerate(leaf.shape) if size % count == 0]
     if leaf.size < _SMALL or leaf.dtype != jnp.float32 or not able:
         return _EVERYWHERE
@@ -56,14 +57,14 @@ def updating(refresh: Callable[..., Any], specs: Any) -> Callable[..., Any]:
 
     def update(agent: Any, *rest: Any) -> tuple[Any, ...]:
         new, *others = refresh(_together(agent, specs), *rest)
-        return jax.tree.map(_own, new, specs, is_leaf=_is_split), *others
+        return jax.tree.map(_own, new, specs, is_leaf=is_split), *others
 
     return update
 
 
 def _together(agent: Any, specs: Any) -> Any:
     """Return the state with the shares of all devices in each array, by one exchange; ``Split`` arrays stay split."""
-    leaves, structure = jax.tree.flatten(agent, is_leaf=_is_split)
+    leaves, structure = jax.tree.flatten(agent, is_leaf=is_split)
     axes = [_axis(spec) for spec in structure.flatten_up_to(specs)]
     apart = [leaf.ravel() for leaf, axis in zip(leaves, axes, strict=True) if axis is not None]
     every = jax.lax.all_gather(jnp.concatenate([*apart, jnp.zeros(0)]), parallel.AXIS)
@@ -86,11 +87,11 @@ def _own(leaf: Any, spec: Any) -> Any:
 
 def _axis(spec: Any) -> int | None:
     """Return the axis along which an array comes together for an update, None where it need not."""
-    return None if isinstance(spec, Split) or spec == _EVERYWHERE else len(spec) - 1
+    return None if is_split(spec) or spec == _EVERYWHERE else len(spec) - 1
 
 
-def everywhere(mesh: Mesh | None, specs: Any) -> Callable[[Any], Any]:
-    """Return what puts an agent's state whole on every device, but for ``Split`` arrays, which no one acts on.
+def bring_together(mesh: Mesh | None, specs: Any) -> Callable[[Any], Any]:
+    """Return what puts an agent's state whole on every device, but for ``Split`` arrays, which nobody acts on.
 
     Args:
         mesh: the devices.
@@ -99,9 +100,5 @@ def everywhere(mesh: Mesh | None, specs: Any) -> Callable[[Any], Any]:
     if mesh is None or specs is None:
         return lambda agent: agent
     place = NamedSharding(mesh, _EVERYWHERE)
-    whole = lambda leaf: leaf if isinstance(leaf, Split) else jax.lax.with_sharding_constraint(leaf, place)
-    return jax.jit(lambda agent: jax.tree.map(whole, agent, is_leaf=_is_split))
-
-
-def _is_split(leaf: Any) -> bool:
-    return isinstance(leaf, Split)
+    whole = lambda leaf: leaf if is_split(leaf) else jax.lax.with_sharding_constraint(leaf, place)
+    return jax.jit(lambda agent: jax.tree.map(whole, agent, is_leaf=is_split))

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from mbrl.core.errors import UserError
+from mbrl.core.rows import is_split
 
 
 class LeafSpec(NamedTuple):
@@ -83,9 +84,10 @@ def _same(name: str, found: LeafSpec, want: LeafSpec) -> None:
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves by their dotted path, in their order."""
-    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    """Return the leaves by their dotted path, in their order; that rows may be split over devices is not told."""
+    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_split)[0]
+    plain = lambda leaf: leaf.rows if is_split(leaf) else leaf
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): plain(leaf) for path, leaf in paths}
     if len(named) != len(paths):
         raise ValueError("two leaves of the state have the same dotted path; rename one")
     return named

@@ -47,7 +47,8 @@ def load(run_dir: str | Path, config: Config[Any], *, best: bool = False) -> Loa
     saved = saves.find(best=best)
     check_same(saved.config, config)
     # Whatever it was trained on, it is looked at on one device.
-    program = make_guest(config) if is_guest(config) else make_program(dataclasses.replace(config, devices=1))
+    plain = dataclasses.replace(config, devices=1, fsdp=False)
+    program = make_guest(config) if is_guest(config) else make_program(plain)
     template = jax.eval_shape(program.init, run_key(config))
     return Loaded(config, program, saves.load(saved, template))
 

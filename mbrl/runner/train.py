@@ -76,9 +76,8 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
 
     Args:
         config: the experiment.
-        resume: the folder of a stopped run to go on with; its config may differ in steps, max_faults, devices,
-            evaluation and checkpoint only. One of which nothing was saved yet begins anew. None starts a new run in
-            ``config.run_dir``.
+        resume: the folder of a stopped run to go on with; its config may differ in ``checks.MAY_CHANGE`` only. One of
+            which nothing was saved yet begins anew. None starts a new run in ``config.run_dir``.
         reporter: hears of the progress; None is silence.
 
     Raises:
@@ -151,6 +150,7 @@ def run(
         with MetricsLog(folder, step if resume else None) if hosts.first() else Unlogged() as log:
             machine = _Machine(config, folder, program, ahead, {}, evaluate, saves, log, reporter, received, pace)
             state, values = _loop(machine, state, metric)
+            state = state._replace(agent=program.whole(state.agent))
     return Result(folder.path, config, program, state, values)
 
 
@@ -175,12 +175,12 @@ def _restored(
     check_same(saved.config, config)
     if saved.step >= config.steps:
         raise UserError(f"{folder.path} is finished: {saved.step} of {config.steps} env steps; raise --steps to go on")
-    if hosts.several():
+    if program.places is None:
+        state = saves.load(saved, expected)
+    else:  # each device its own part from the first, for one might not hold all
         leaves.check(expected, saved.specs)
         found = leaves.HostTree(saves.arrays(saved), saved.specs)
         state = hosts.spread(expected, program.places, found)
-    else:
-        state = program.place(saves.load(saved, expected))
     saves.set_aside_after(saved.step)
     write_atomic(folder.config, to_yaml(config))
     return state, saved.metric
@@ -211,7 +211,8 @@ def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[Trai
     if step >= config.steps or measures.due(config.evaluation.every, before, step):
         m.reporter.phase("evaluating")
         # Of one seed one device is enough to play.
-        agent = state.agent if config.seeds > 1 else hosts.own(m.program.whole(state.agent))
+        agent = m.program.whole(state.agent)
+        agent = agent if config.seeds > 1 else hosts.own(agent)
         if hosts.first():
             evaluated = _evaluated(m, agent, step)
             found, metric = found | evaluated, float(np.mean(evaluated["eval/return_mean"]))
@@ -232,6 +233,7 @@ def _compiled(m: _Machine, name: str, state: TrainState) -> Epoch:
         m.reporter.phase("compiling")
         begun = m.ahead.get(name)
         found = compile_for(getattr(m.program, name), state) if begun is None else begun.result()
+        heap.hand_back()  # the compiler had more than the run will need
         peak, free = memory.human(found.footprint.peak), memory.human(memory.available_bytes())
         m.reporter.note(f"compiled {name} in {found.seconds:.0f} s; it takes {peak} at once, {free} are free")
         m.compiled[name] = found

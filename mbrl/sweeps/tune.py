@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from mbrl.sweeps.spec import Outcome, Range, State, Sweep
 
 _STATE = "ray"  # the folder in the sweep's that holds Ray's own state
 _SECONDS = 2.0  # between two looks at the trials
+_KNOCK = 5.0  # seconds in which a cluster's port must answer
 
 
 def search(sweep: Sweep, folder: Path, address: str, show: Callable[[list[Outcome]], None]) -> list[Outcome]:
@@ -68,13 +71,22 @@ def _connect(ray: Any, sweep: Sweep, address: str) -> None:
     """Start Ray here, or connect to a cluster. Its dashboard, whose job interface asks nobody's name, stays off."""
     try:
         if address:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="error")
         else:
             ray.init(num_cpus=sweep.parallel, include_dashboard=False, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
-        raise UserError(f"{where}: {line}; `--backend local` does without") from error
+        token = "if it asks for a token, set RAY_AUTH_MODE=token; " if address else ""
+        raise UserError(f"{where}: {line}; {token}`--backend local` does without") from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT, or ValueError: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
 
 
 def _tuner(tune: Any, sweep: Sweep, folder: Path) -> Any:
@@ -84,6 +96,8 @@ def _tuner(tune: Any, sweep: Sweep, folder: Path) -> Any:
     trainable = tune.with_resources(tune.with_parameters(RayTrial, sweep=sweep, folder=str(folder)), {"cpu": 1})
     space = {name: _domain(tune, one, sweep) for name, one in sweep.space.items()}
     if tune.Tuner.can_restore(str(folder / _STATE)):
+        # A trial that goes on reports once more what the search has heard.
+        warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
         return tune.Tuner.restore(str(folder / _STATE), trainable, resume_unfinished=True, param_space=space)
     config = tune.TuneConfig(
         metric="score",

@@ -75,6 +75,8 @@ def test_seeds_on_eight_devices_exchange_nothing():
         ({"devices": 2}, 1, "devices must lie between 1 and the 1 that this machine has, or be all, not 2"),
         ({"devices": 0}, 4, "not 0"),
         ({"devices": "all"}, 4, "replay.batch_size 2 must both be multiples of it"),
+        ({"devices": 1, "fsdp": True}, 4, "fsdp splits a model over 2, 4, 8, … 128 devices, and this run has 1"),
+        ({"devices": 3, "fsdp": True}, 4, "and this run has 3"),
         ({"devices": 2, "seeds": 3}, 4, "seeds 3 must be a multiple of devices, 2"),
     ],
 )

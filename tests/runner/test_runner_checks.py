@@ -27,7 +27,7 @@ from mbrl.runner.config import CheckpointConfig, EvalConfig, to_yaml
         ({"seed": -1}, "seed must lie between 0 and 4294967295, not be -1"),
         ({"train_ratio": float("nan")}, "train_ratio must be positive and finite, not nan"),
         ({"train_ratio": 0.0}, "train_ratio must be positive"),
-        ({"fsdp": True, "seeds": 4}, "fsdp splits one seed's model over the devices, but seeds is 4"),
+        ({"fsdp": True, "seeds": 4}, "fsdp splits one seed's model over the devices, and 4 seeds are split over them"),
         ({"max_faults": -1}, "max_faults must be at least 0"),
         ({"env": EnvConfig(action_repeat=0)}, r"env\.action_repeat must be at least 1"),
         ({"evaluation": EvalConfig(every=0)}, r"evaluation\.every must be at least 1"),

@@ -27,8 +27,15 @@ def test_a_steady_run():
 def test_a_run_that_slows_down_grows_and_compiles():
     judged = soak.judge(samples([50, 48, 46, 44, 42], [1000.0] * 5 + [1100.0], [7] * 5 + [9]))
     assert judged["throughput_trend"] == pytest.approx(-10 / 46, abs=1e-4)  # two a minute for five minutes, of 46
-    assert judged["memory_growth"] == pytest.approx(0.1)
+    assert judged["memory_growth"] == pytest.approx(0.1)  # of the first tenth's median to the last one's
     assert judged["compiled"] == 2
+
+
+def test_samples_without_progress_say_nothing_of_the_speed():
+    still = [soak.Sample(60.0 * n, n // 2 * 1200, 15.0 * n, 1000.0, 7) for n in range(13)]
+    assert soak.judge(still)["env_steps_per_processor_second"] == 40
+    with pytest.raises(SystemExit, match="1 samples with progress are too few"):
+        soak.judge(still[:4])
 
 
 def test_what_a_process_has_used():

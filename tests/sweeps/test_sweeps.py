@@ -14,7 +14,7 @@ from mbrl.cli.main import main
 from mbrl.core.errors import UserError
 from mbrl.runner import rundir
 from mbrl.sweeps import folder as folders
-from mbrl.sweeps import report, study, trial, tune
+from mbrl.sweeps import report, study, trial
 from mbrl.sweeps.spec import Outcome, Range, ranked, words
 
 pytest.importorskip("optuna")
@@ -221,11 +221,6 @@ def test_a_journal_that_was_cut_short_is_read(sweep, here):
     assert len(search(part._replace(trials=3), here / "s", Pretend())) == 3
 
 
-def test_members_of_a_population_stay_within_their_ranges(sweep):
-    mutated = {"agent.optim.learning_rate": 0.012, "replay.batch_size": 3.2}
-    assert tune.within(sweep.space, mutated) == {"agent.optim.learning_rate": 1e-2, "replay.batch_size": 4}
-
-
 def test_a_search_that_could_not_begin_stands_in_nobodys_way(sweep, here):
     with pytest.raises(UserError, match="no Ray"), folders.hold(here / "s", sweep, "ray"):
         raise UserError("no Ray here")
@@ -324,19 +319,6 @@ def test_a_trial_begins_a_run_or_goes_on_with_it(here, monkeypatch):
     (here / "run/config.yaml").touch()
     assert trial_module.main(["run", "quickstart", "--seed=1"]) == 0
     assert said == [["train", "quickstart", "--seed=1", "--run_dir", "run"], ["train", "run"]]
-
-
-def test_outcomes_of_ray_are_read_from_the_folder(sweep, here):
-    for name, size in (("a", 4), ("b", 8)):
-        (here / "params").mkdir(exist_ok=True)
-        (here / f"params/{name}.json").write_text(json.dumps({"replay.batch_size": size}))
-    run = here / "trials/b"
-    run.mkdir(parents=True)
-    (run / "metrics.jsonl").write_text('{"step": 512, "eval/return_mean": 3.5}\n{"step": 1024}\n')
-    found = tune.outcomes(sweep, here, {"a": "failed"})
-    assert [(one.number, one.state, one.score, one.steps) for one in found] == [
-        (0, "failed", None, 0), (1, "running", 3.5, 512),
-    ]
 
 
 def test_page(sweep, here):

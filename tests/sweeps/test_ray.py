@@ -1,0 +1,81 @@
+"""Ray Tune's searches, as far as they can be told without Ray: whom it connects to, and what its folder says."""
+
+import json
+import socket
+
+import pytest
+
+from mbrl.cli import sweeps as reader
+from mbrl.core.errors import UserError
+from mbrl.runner.muster import free_port
+from mbrl.sweeps import tune
+
+POPULATION = """
+name: members
+about: A population.
+experiment: quickstart
+settings: {steps: 4096, evaluation: {every: 512}, checkpoint: {every: 512}}
+space:
+  agent.optim.learning_rate: {log_uniform: [1e-4, 1e-2]}
+  replay.batch_size: {int: [4, 16]}
+trials: 2
+sampler: random
+scheduler: {name: pbt, grace: 1024}
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    (tmp_path / "members.yaml").write_text(POPULATION)
+    return reader.read(str(tmp_path / "members.yaml"))
+
+
+class FakeRay:
+    """A Ray that refuses whoever connects, and counts them."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def init(self, **_):
+        self.asked += 1
+        raise ConnectionError("Failed to connect\nand more")
+
+
+def test_a_cluster_that_does_not_answer_is_not_waited_for(sweep):
+    ray, port = FakeRay(), free_port("127.0.0.1")
+    with pytest.raises(UserError, match=rf"^no Ray cluster answers at 127.0.0.1:{port}: .*refused.*--backend local"):
+        tune._connect(ray, sweep, f"127.0.0.1:{port}")
+    with pytest.raises(UserError, match=r"^no Ray cluster answers at ray://host:port: "):
+        tune._connect(ray, sweep, "ray://host:port")
+    assert ray.asked == 0
+
+
+def test_a_cluster_that_refuses_perhaps_asks_for_a_token(sweep):
+    ray = FakeRay()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError) as refused:
+            tune._connect(ray, sweep, address)
+    assert str(refused.value) == (
+        f"no Ray cluster answers at {address}: Failed to connect; if it asks for a token, set RAY_AUTH_MODE=token; "
+        "`--backend local` does without"
+    )
+    assert ray.asked == 1
+
+
+def test_members_of_a_population_stay_within_their_ranges(sweep):
+    mutated = {"agent.optim.learning_rate": 0.012, "replay.batch_size": 3.2}
+    assert tune.within(sweep.space, mutated) == {"agent.optim.learning_rate": 1e-2, "replay.batch_size": 4}
+
+
+def test_outcomes_of_ray_are_read_from_the_folder(sweep, tmp_path):
+    for name, size in (("a", 4), ("b", 8)):
+        (tmp_path / "params").mkdir(exist_ok=True)
+        (tmp_path / f"params/{name}.json").write_text(json.dumps({"replay.batch_size": size}))
+    run = tmp_path / "trials/b"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text('{"step": 512, "eval/return_mean": 3.5}\n{"step": 1024}\n')
+    found = tune.outcomes(sweep, tmp_path, {"a": "failed"})
+    assert [(one.number, one.state, one.score, one.steps) for one in found] == [
+        (0, "failed", None, 0), (1, "running", 3.5, 512),
+    ]
