@@ -209,18 +209,34 @@ def _open(path: Path) -> Saved | str:
         return line
     try:
         meta = json.loads((path / _META).read_text(encoding="utf-8"))
-        specs = {name: leaves.LeafSpec(d, tuple(shape), impl) for name, (d, shape, impl) in meta["leaves"].items()}
+        specs = {name: leaves.read_spec(entry) for name, entry in meta["leaves"].items()}
         config = (path / CONFIG).read_text(encoding="utf-8")
-        return Saved(path, int(meta["step"]), meta["metric"], config, specs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Saved(path, _whole(meta["step"]), _rating(meta["metric"]), config, specs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{_META} or {CONFIG} cannot be read"
+
+
+def _whole(number: Any) -> int:
+    """Return a step as it was read; raises ValueError where it is none."""
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r} is no number of steps")
+    return number
+
+
+def _rating(number: Any) -> float | None:
+    """Return a metric as it was read; raises ValueError where it is neither None nor a finite number."""
+    if number is None:
+        return None
+    if type(number) not in (int, float) or not math.isfinite(number):
+        raise ValueError(f"{number!r} is no return")
+    return float(number)
 
 
 def _metric(path: Path) -> float | None:
     """Return a save's evaluation return, without checking the save."""
     try:
-        return json.loads((path / _META).read_text(encoding="utf-8"))["metric"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return _rating(json.loads((path / _META).read_text(encoding="utf-8"))["metric"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
 
 

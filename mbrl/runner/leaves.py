@@ -32,6 +32,15 @@ class HostTree(NamedTuple):
     specs: dict[str, LeafSpec]
 
 
+def read_spec(entry: Any) -> LeafSpec:
+    """Return what JSON says of a leaf; raises ValueError where that is nothing a leaf could be."""
+    dtype, shape, impl = entry
+    sized = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+    if not (isinstance(dtype, str) and sized and (impl is None or isinstance(impl, str))):
+        raise ValueError(f"{entry!r} describes no array")
+    return LeafSpec(dtype, tuple(shape), impl)
+
+
 def to_host(tree: PyTree) -> HostTree:
     """Return the leaves of ``tree`` as NumPy arrays; on a CPU these may be views, so use them before donating."""
     named = named_leaves(tree)
@@ -55,10 +64,18 @@ def from_host(template: PyTree, host: HostTree) -> PyTree:
     for name, want in named_leaves(template).items():
         array = host.arrays[name] if name in host.arrays else np.zeros(want.shape, want.dtype)
         impl = host.specs[name].impl
-        leaf = array if impl is None else jax.random.wrap_key_data(jnp.array(array), impl=impl)
+        leaf = array if impl is None else _key(name, array, impl)
         _same(name, _spec(leaf), _spec(want))
         leaves.append(jnp.array(leaf))
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _key(name: str, data: np.ndarray, impl: str) -> jax.Array:
+    """Return a typed random key; raises UserError for a generator that is not known, or data that are not its own."""
+    try:
+        return jax.random.wrap_key_data(jnp.array(data), impl=impl)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} in the checkpoint is no random key of the generator {impl!r}") from error
 
 
 def check(template: PyTree, found: Mapping[str, LeafSpec]) -> None:

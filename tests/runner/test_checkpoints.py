@@ -158,6 +158,53 @@ def test_no_flipped_bit_comes_back(two_saves, where, bit):
         path.write_bytes(good)
 
 
+ODD = [None, -1, 0, 1e400, "x", "", [], {}, [1, 2], 10**30, True, "float32", [[]], {"a": 1}]
+
+
+def forge(folder, rng):
+    """Change a save at random, and sign it as if it had been written so."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != manifest.MANIFEST)
+    path, how = files[rng.integers(len(files))], rng.choice(["said", "said", "flipped", "cut", "other"])
+    content = bytearray(path.read_bytes())
+    if how == "said":
+        path, meta = folder / "meta.json", json.loads((folder / "meta.json").read_text())
+        places = [(meta, name) for name in meta] + [(meta["leaves"], name) for name in meta["leaves"]]
+        places += [(entry, place) for entry in meta["leaves"].values() for place in range(len(entry))]
+        within, place = places[rng.integers(len(places))]
+        within[place] = ODD[rng.integers(len(ODD))]
+        content = json.dumps(meta).encode()
+    elif how == "flipped" and content:
+        for place in rng.integers(len(content), size=3):
+            content[place] ^= 1 << rng.integers(8)
+    elif how == "cut":
+        content = content[: rng.integers(len(content) + 1)]
+    else:
+        content = rng.bytes(rng.integers(300))
+    path.write_bytes(content)
+    (folder / manifest.MANIFEST).unlink()
+    manifest.write(folder)
+
+
+def test_two_hundred_forged_saves_are_a_sentence_or_a_state(two_saves, tmp_path):
+    """Whoever writes a save can sign it: what is wrong in it is told all the same, and nothing else happens."""
+    said, before = [], sorted(tmp_path.parent.iterdir())
+    for seed in range(200):
+        folder = tmp_path / str(seed)
+        shutil.copytree(two_saves / f"{2:012d}", folder / f"{2:012d}")
+        forge(folder / f"{2:012d}", np.random.default_rng(seed))
+        for best in (False, True):
+            try:
+                saved = Checkpoints(folder).find(best=best)
+                state = Checkpoints(folder).load(saved, template())
+                assert jax.tree.structure(state) == jax.tree.structure(template())
+            except UserError as error:
+                said.append(str(error))
+        shutil.rmtree(folder)
+    assert 100 < len(said) < 400
+    assert not any("\n" in sentence for sentence in said)
+    assert sorted(tmp_path.parent.iterdir()) == before
+
+
 def test_nothing_valid_is_an_error(copied, tmp_path):
     for step in (1, 2):
         damage(copied.folder / f"{step:012d}" / "manifest.json", "missing")
