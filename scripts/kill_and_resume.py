@@ -66,6 +66,9 @@ def main(argv: list[str]) -> int:
             kill = _kill(experiment, killed, moments.uniform(0, seconds))
             if kill is not None:
                 kills.append(kill)
+                sys.stdout.write(f"{len(kills):4d} after {kill.after:5.1f} s: {kill.logged:,} env steps logged, "
+                                 f"{kill.saved:,} saved{', one half-written' if kill.during_save else ''}\n")
+                sys.stdout.flush()
                 continue
             equal.append((_metrics(whole) == _metrics(killed), _arrays(whole) == _arrays(killed)))
             shutil.rmtree(killed.path)
