@@ -211,12 +211,12 @@ def _open(path: Path) -> Saved | str:
         meta = json.loads((path / _META).read_text(encoding="utf-8"))
         specs = {name: leaves.read_spec(entry) for name, entry in meta["leaves"].items()}
         config = (path / CONFIG).read_text(encoding="utf-8")
-        return Saved(path, _whole(meta["step"]), _rating(meta["metric"]), config, specs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Saved(path, _steps(meta["step"]), _rating(meta["metric"]), config, specs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return f"{_META} or {CONFIG} cannot be read"
 
 
-def _whole(number: Any) -> int:
+def _steps(number: Any) -> int:
     """Return a step as it was read; raises ValueError where it is none."""
     if type(number) is not int or number < 0:
         raise ValueError(f"{number!r} is no number of steps")

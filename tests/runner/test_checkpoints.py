@@ -158,7 +158,7 @@ def test_no_flipped_bit_comes_back(two_saves, where, bit):
         path.write_bytes(good)
 
 
-ODD = [None, -1, 0, 1e400, "x", "", [], {}, [1, 2], 10**30, True, "float32", [[]], {"a": 1}]
+ODD = [None, -1, 0, 1e400, "x", "", [], {}, [1, 2], 10**30, 10**400, True, "float32", [[]], {"a": 1}]
 
 
 def forge(folder, rng):
