@@ -118,3 +118,16 @@ def deviation(state: Moments, least: float = 1e-6) -> Float[Array, "D"]:
     """
     std = jnp.sqrt(state.variance)
     return jnp.where(std < least * (1 + jnp.abs(state.mean)), 1.0, std)
+
+
+def whitening(state: Moments, ndim: int) -> tuple[Float[Array, "*N D"], Float[Array, "*N D"]]:
+    """Return mean and deviation with ``ndim`` axes, as many as what they scale has; no gradient passes."""
+    lead = (1,) * (ndim - 1)
+    mean, std = jax.lax.stop_gradient((state.mean, deviation(state)))
+    return mean.reshape((*lead, -1)), std.reshape((*lead, -1))
+
+
+def whiten(state: Moments, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
+    """Return ``x`` brought to mean 0 and deviation 1 by the moments."""
+    mean, std = whitening(state, x.ndim)
+    return (x - mean) / std

@@ -1,7 +1,7 @@
 """An ensemble of probabilistic networks for vector observations (Chua et al. 2018, PETS; Janner et al. 2019, MBPO).
 
 Symbols: x observation [D], a action [A], r reward, c whether the episode goes on, k one of K members.
-    y = (x' - x, r)      y ~ Normal(m_k(x, a), diag s_k(x, a)^2)      c ~ Bernoulli(l_k(x, a))
+    y = (x' - x, r)      y ~ Normal(m_k(x, a), diag s_k(x, a)^2)      c ~ Bernoulli(l_k(x, a)) or Bernoulli(l(x'))
 The state is the observation itself, so nothing is remembered: what is not seen is not known. x and y are brought to
 mean 0 and deviation 1 by running moments, so that joint angles that move by thousandths in a step and velocities that
 jump by tens at a contact weigh alike and keep all their digits; symlog would bend the sum x' = x + v dt, which a
@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -62,6 +62,8 @@ class EnsembleConfig:
     """Weight of the reward's loss."""
     discount_scale: float = 1.0
     """Weight of the loss of whether the episode goes on."""
+    discount_of: Literal["step", "arrival"] = "step"
+    """What tells whether the episode goes on: state and action, or the state arrived in, read by one more network."""
     moments_rate: float = 1e-3
     """Least share of the newest batch in the running moments of observations and changes."""
 
@@ -84,7 +86,7 @@ class Arrival(NamedTuple):
 
     mean: Float[Array, "K *N D+1"]
     std: Float[Array, "K *N D+1"]
-    going: Float[Array, "K *N"]  # logit
+    going: Float[Array, "K *N"] | None  # logit; None where the state arrived in tells it
 
 
 class Members(nn.Module):
@@ -143,8 +145,10 @@ class Ensemble:
         self.width = sum(self.sizes.values())
         self.actions = action_dim(action_spec)
         # Mean and log-variance of x' - x and of r, and the logit of going on.
-        outputs = 2 * (self.width + 1) + 1
+        outputs = 2 * (self.width + 1) + (config.discount_of == "step")
         self.net = Members(config.members, config.layers, config.units, outputs, dtype_of(precision))
+        # One is enough: whether a state ends the episode is no matter for the members to be of several minds about.
+        self.ends = Members(1, config.layers, config.units, 1, dtype_of(precision))
         self.weights = {
             "observation": 1.0,
             "reward": config.reward_scale,
@@ -156,7 +160,11 @@ class Ensemble:
         """Draw the members, each from itself; the moments have seen nothing."""
         inputs = jnp.zeros((self.config.members, 1, self.width + self.actions))
         ones = jnp.ones(self.width + 1)
-        return {
+        ends = {}
+        if self.config.discount_of == "arrival":
+            # By a key of its own: the members are the same with it and without.
+            ends = {"ends": self.ends.init(jax.random.fold_in(key, 1), inputs[:1, :, : self.width])["params"]}
+        return ends | {
             "members": self.net.init(key, inputs)["params"],
             "bounds": {"low": LOWEST * ones, "high": HIGHEST * ones},
             "seen": normalise.init_moments(self.width),
@@ -263,13 +271,14 @@ class Ensemble:
         observation = self._vector(sequence.timestep.observation, sequence.timestep.reward.shape)
         arrival = self._arrive(params, *self._to_all(observation[:-1], sequence.action[:-1]))
         target, mask = self._target(observation, after)
-        target = _whiten(params["change"], target)
+        target = normalise.whiten(params["change"], target)
         fit = -Gaussian(arrival.mean, arrival.std).log_prob(jnp.broadcast_to(target, arrival.mean.shape))
-        going = jnp.broadcast_to(after.discount, arrival.going.shape)
+        logits = self._ends(params, observation[1:])[None] if arrival.going is None else arrival.going
+        going = jnp.broadcast_to(after.discount, logits.shape)
         losses = {
             "observation": mask * fit[..., :-1].sum(-1).mean(0),
             "reward": mask * fit[..., -1].mean(0),
-            "discount": mask * -Bernoulli(arrival.going).log_prob(going).mean(0),
+            "discount": mask * -Bernoulli(logits).log_prob(going).mean(0),
             "bounds": jnp.broadcast_to((params["bounds"]["high"] - params["bounds"]["low"]).sum(), mask.shape),
         }
         mean = lambda x: parallel.masked_mean(x, mask)
@@ -278,7 +287,7 @@ class Ensemble:
             "model/error": jnp.sqrt(mean(jnp.square(arrival.mean.mean(0) - target).mean(-1))),
             "model/std": mean(arrival.std.mean((0, -1))),
             "model/disagreement": mean(arrival.mean.std(0).mean(-1)),
-            "model/going": mean(jax.nn.sigmoid(arrival.going).mean(0)),
+            "model/going": mean(jax.nn.sigmoid(logits).mean(0)),
         }
         posterior = self._posterior(params, arrival, observation[1:], after)
         return weigh(losses, self.weights), ModelOutput(posterior, losses, metrics)
@@ -320,11 +329,16 @@ class Ensemble:
         self, params: Params, observation: Float[Array, "K *N D"], action: Float[Array, "K *N A"]
     ) -> Arrival:
         """Return what each member expects of its own observations and actions."""
-        inputs = jnp.concatenate([_whiten(params["seen"], observation), into_box(action)], -1)
+        inputs = jnp.concatenate([normalise.whiten(params["seen"], observation), into_box(action)], -1)
         raw = jnp.asarray(self.net.apply({"params": params["members"]}, inputs))
         mean, log_variance, going = jnp.split(raw, [self.width + 1, 2 * self.width + 2], -1)
-        bounds = params["bounds"]
-        return Arrival(mean, jnp.exp(soft_clamp(log_variance, bounds["low"], bounds["high"]) / 2), going[..., 0])
+        std = jnp.exp(soft_clamp(log_variance, params["bounds"]["low"], params["bounds"]["high"]) / 2)
+        return Arrival(mean, std, going[..., 0] if self.config.discount_of == "step" else None)
+
+    def _ends(self, params: Params, observation: Float[Array, "*N D"]) -> Float[Array, "*N"]:
+        """Return the logit of going on after arriving at ``observation``."""
+        seen = normalise.whiten(params["seen"], observation)
+        return jnp.asarray(self.ends.apply({"params": params["ends"]}, seen[None]))[0, ..., 0]
 
     def _dealt(
         self,
@@ -348,14 +362,15 @@ class Ensemble:
 
     def _changes(self, params: Params, arrival: Arrival) -> tuple[Array, Array]:
         """Return mean and deviation of y in its own units."""
-        mean, std = _scale(params["change"], arrival.mean.ndim)
+        mean, std = normalise.whitening(params["change"], arrival.mean.ndim)
         return mean + std * arrival.mean, std * arrival.std
 
     def _moved(self, params: Params, latent: Latent, arrival: Arrival, noise: Float[Array, "*N D"]) -> Latent:
         """Return latents ``[*N]`` after a change drawn by standard noise from what one member of each expects."""
         change, std = self._changes(params, arrival)
         observation = latent.observation + change[..., :-1] + std[..., :-1] * noise
-        return Latent(observation, change[..., -1], std[..., -1], arrival.going)
+        going = self._ends(params, observation) if arrival.going is None else arrival.going
+        return Latent(observation, change[..., -1], std[..., -1], going)
 
     def _filtered(
         self, params: Params, arrival: Arrival, seen: Float[Array, "*N D"], first: Bool[Array, "*N"]
@@ -364,24 +379,12 @@ class Ensemble:
         change, std = self._changes(params, arrival)
         reward = change[..., -1]
         spread = jnp.sqrt(jnp.square(std[..., -1]).mean(0) + reward.var(0))
+        going = self._ends(params, seen) if arrival.going is None else arrival.going.mean(0)
         nothing = lambda x, value: jnp.where(first, value, x)
-        return Latent(seen, nothing(reward.mean(0), 0.0), nothing(spread, 1.0), nothing(arrival.going.mean(0), SURE))
+        return Latent(seen, nothing(reward.mean(0), 0.0), nothing(spread, 1.0), nothing(going, SURE))
 
     def _posterior(
         self, params: Params, arrival: Arrival, seen: Float[Array, "T B D"], after: TimeStep
     ) -> Posterior:
         latent = self._filtered(params, arrival, seen, after.first())
         return Posterior(latent, jnp.zeros((*after.reward.shape, 0)))  # of no distribution: nothing is drawn
-
-
-def _scale(moments: normalise.Moments, ndim: int) -> tuple[Array, Array]:
-    """Return running mean and deviation with as many axes as what they scale."""
-    lead = (1,) * (ndim - 1)
-    mean, std = jax.lax.stop_gradient((moments.mean, normalise.deviation(moments)))
-    return mean.reshape((*lead, -1)), std.reshape((*lead, -1))
-
-
-def _whiten(moments: normalise.Moments, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
-    mean, std = _scale(moments, x.ndim)
-    return (x - mean) / std
-
