@@ -24,7 +24,7 @@ MAGIC = b"MBRLPOL1"
 FORMAT, VERSION = "mbrl-policy", 1
 MAX_JSON = 4 * 2**20  # bytes
 MAX_PROGRAM = 256 * 2**20  # bytes; a program without its parameters is a thousandth of that
-_LONGEST = 2**40  # of an array along one axis; NumPy refuses much more even where nothing is in it
+_MOST = 2**40  # numbers of an array, leaving out axes of 0: NumPy refuses much more even where nothing is in it
 MAX_ROWS = 2**20
 _ALIGN = 64
 _NUMPY = ("float32", "float16", "int32", "uint32", "int8", "uint8", "int16", "uint16", "bool")
@@ -187,7 +187,8 @@ def _array(entry: Any, size: int | None) -> Array:
     if dtype not in DTYPES:
         raise _Malformed(f"{_short(name)} has the dtype {_short(dtype)}, which no policy has")
     sizes = shape[1:] if size is None and shape[:1] == ["any"] else shape
-    if len(shape) > 16 or any(type(n) is not int or not 0 <= n < _LONGEST for n in sizes):
+    odd = len(shape) > 16 or any(type(n) is not int or n < 0 for n in sizes)
+    if odd or math.prod(n or 1 for n in sizes) >= _MOST:
         raise _Malformed(f"{_short(name)} has the shape {_short(shape)}, which no array has")
     return Array(name, tuple(shape), dtype, 0 if size is None else _whole(entry, "offset", size))
 

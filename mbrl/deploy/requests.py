@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from mbrl.core.types import Spec, as_dict, image_top, is_image
 from mbrl.deploy.sessions import Refused
 
 _LARGEST = float(np.finfo(np.float32).max)
+_DEEPEST = 32  # axes of which a refusal still tells the shape
 
 
 class Asked(NamedTuple):
@@ -87,14 +89,13 @@ def _observation(value: Any, spec: Spec) -> Any:
 
 def _array(value: Any, spec: specs.Array, name: str) -> np.ndarray:
     """Return nested lists of numbers as an array of the spec."""
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError):
-        array = np.asarray(None)
-    if array.dtype.kind not in "iuf" and array.size:
+    shape = _shape(value)
+    if shape is not None and shape != list(spec.shape):
+        raise Refused(422, f"{name} has the shape {shape}, but must have {list(spec.shape)}")
+    # NumPy sees numbers only: it would pad words to the longest of them, in gigabytes for a body that may be sent.
+    array = np.asarray(None if shape is None else value)
+    if array.dtype.kind not in "iuf":  # nor whole numbers beyond 64 bits, which become objects
         raise Refused(422, f"{name} must be nested lists of numbers of the shape {list(spec.shape)}")
-    if array.shape != spec.shape:
-        raise Refused(422, f"{name} has the shape {list(array.shape)}, but must have {list(spec.shape)}")
     if np.dtype(spec.dtype).kind == "f":
         if not (np.abs(array.astype(np.float64)) <= _LARGEST).all():
             raise Refused(422, f"{name} holds a number that is not finite in 32 bits")
@@ -103,6 +104,18 @@ def _array(value: Any, spec: specs.Array, name: str) -> np.ndarray:
     if array.dtype.kind == "f" or (array < low).any() or (array > high).any():
         raise Refused(422, f"{name} must hold whole numbers from {low} to {high}")
     return array.astype(spec.dtype)
+
+
+def _shape(value: Any) -> list[int] | None:
+    """Return the shape of nested lists of numbers, None where they are ragged, too deep, or hold anything else."""
+    shape, level = [], [value]
+    while (kinds := set(map(type, level))) == {list} and len(shape) < _DEEPEST:
+        sizes = set(map(len, level))
+        if len(sizes) > 1:
+            return None
+        shape += sizes
+        level = list(chain.from_iterable(level))
+    return shape if kinds <= {int, float, bool} else None
 
 
 def _range(spec: specs.Array) -> tuple[int, int]:

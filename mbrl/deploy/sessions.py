@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import secrets
 import time
 from collections import OrderedDict
@@ -11,6 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mbrl.deploy.engine import Answer, Request
+
+_LOG = logging.getLogger(__name__)
 
 Act = Callable[[Sequence[Request]], list[Answer]]
 
@@ -137,5 +140,7 @@ class Batcher:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._act, batch)
         except Exception as error:  # noqa: BLE001 - whatever it was, all who wait have to hear of it
+            if not self.broken:  # once: the clients are not told why
+                _LOG.exception("the device failed in a step")
             self.broken = True
             return [error] * len(batch)

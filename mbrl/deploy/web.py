@@ -112,6 +112,8 @@ class _Pages:
         session.busy = True
         try:
             answer = await self._batcher.act(row)
+        except Exception as error:
+            raise Refused(503, _BROKEN) from error
         finally:
             session.busy = False
             self._sessions.release(session)

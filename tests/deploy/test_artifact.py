@@ -81,6 +81,8 @@ WRONG = {
     "parameters": lambda told: told | {"parameters": {}},
     "an array": lambda told: told | {"parameters": [3]},
     "a huge array": lambda told: told | {"parameters": [told["parameters"][0] | {"shape": [HUGE, HUGE]}]},
+    "nothing, hugely": lambda told: told | {
+        "parameters": [told["parameters"][0] | {"shape": [0, 2**39, 2**39]}, *told["parameters"][1:]]},
     "a negative array": lambda told: told | {"parameters": [told["parameters"][0] | {"shape": [-1]}]},
     "an array with a hundred axes": lambda told: told | {"parameters": [told["parameters"][0] | {"shape": [1] * 100}]},
     "an object array": lambda told: told | {"parameters": [told["parameters"][0] | {"dtype": "object"}]},

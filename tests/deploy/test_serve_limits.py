@@ -2,7 +2,12 @@
 
 import asyncio
 import itertools
+import json
 import socket
+import tracemalloc
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +16,10 @@ from dm_env import specs
 
 from mbrl.bench import load as bench_load
 from mbrl.core.errors import UserError
+from mbrl.deploy import requests
 from mbrl.deploy.engine import Engine
 from mbrl.deploy.policy import Policy
+from mbrl.deploy.sessions import Refused
 from mbrl.replay import memory
 
 pytest.importorskip("starlette")
@@ -67,3 +74,52 @@ def test_more_sessions_than_fit_are_refused(monkeypatch):
     said = r"--max_sessions is 41, of 1.0 KiB each, but 100.0 KiB are free; at most 40 fit"
     with pytest.raises(UserError, match=said):
         Engine(policy, sessions=41, rows=2)
+
+
+LONG = "x" * 8000
+WORDS = [[LONG, *[""] * 1000], [[LONG], *[[""]] * 1000], [1, LONG, *[""] * 1000]]
+
+
+@pytest.mark.parametrize("value", WORDS)
+def test_words_take_no_more_memory_than_their_body(value):
+    """NumPy would pad each word of 0 letters to 8000: 32 MB of this body, gigabytes of one that pixels may have."""
+    assert len(json.dumps({"observation": value})) <= requests.largest_body(SPEC)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused, match=r"observation must be nested lists of numbers of the shape \[2\]"):
+            requests.act_of({"observation": value}, SPEC)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def told(where, path, body=None):
+    """Ask, and return the status and what the answer's JSON says."""
+    content = None if body is None else json.dumps(body).encode()
+    asked = urllib.request.Request(where + path, content, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def test_who_waits_when_the_device_fails_is_told_so_too(policy, monkeypatch, caplog):
+    batches = []
+
+    def fail(_engine, asked):
+        batches.append(asked)
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(Engine, "act", fail)
+    with server.background(policy, server.Settings(port=0, max_sessions=3, batch=2)) as where:
+        names = [told(where, "/sessions", {})[1]["session"] for _ in range(3)]
+        act = lambda name: told(where, f"/sessions/{name}/act", {"observation": [1, 2]})
+        with ThreadPoolExecutor(3) as pool:
+            answers = list(pool.map(act, names))
+        answers += [act(names[0]), told(where, "/health")]
+    assert batches
+    assert answers == [(503, {"error": "the device failed in a step and the sessions' memory is lost; start the server "
+                                       "anew"})] * 5
+    assert caplog.text.count("RuntimeError: the device is gone") == 1  # for who runs the server, and once
