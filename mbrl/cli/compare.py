@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mbrl.cli import parsing, tables, yaml_file
+from mbrl.cli import parsing, tables
 from mbrl.core.errors import UserError
+from mbrl.runner import yaml_file
 
 if TYPE_CHECKING:
     from mbrl.evaluation.comparison import Estimate

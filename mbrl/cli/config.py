@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin
 
-from mbrl.cli import experiments, parsing, yaml_file
+from mbrl.cli import experiments, parsing
 from mbrl.core.errors import UserError, unknown
+from mbrl.runner import yaml_file
 from mbrl.runner.config import Config
 
 DEFAULT_AGENT = "dreamer"

@@ -6,6 +6,7 @@ lost one another, and it can go on; 130 stopped by Ctrl-C and 143 by SIGTERM, af
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -22,6 +23,9 @@ class Command(NamedTuple):
     usage: str
     summary: str
 
+
+# What a disk says where the name of the file is not told: full, no share of it left, broken, read-only, too large.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 COMMANDS = {
     "train": Command("mbrl.cli.train", "train [EXPERIMENT | RUN_DIR] [--KEY VALUE ...]",
@@ -59,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (`| head`) has gone; what is left goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.filename is None:
+    except OSError as error:  # a full disk, a name too long, a right that is lacking
+        if error.filename is None and error.errno not in _DISK:
             raise
-        return _refuse(f"{error.filename}: {error.strerror}")  # a full disk, a name too long, a right that is lacking
+        return _refuse(": ".join(str(part) for part in (error.filename, error.strerror) if part))
 
 
 def _refuse(sentence: str) -> int:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from mbrl.cli import fields, parsing, tables, yaml_file
+from mbrl.cli import fields, parsing, tables
 from mbrl.cli.compare import check_page, interval
 from mbrl.core.errors import UserError
+from mbrl.runner import yaml_file
 
 if TYPE_CHECKING:
     from mbrl.runner.compare import Run

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mbrl.cli import config as reader
-from mbrl.cli import experiments, fields, yaml_file
+from mbrl.cli import experiments, fields
 from mbrl.core.errors import UserError, unknown
+from mbrl.runner import yaml_file
 from mbrl.runner.config import Config
 from mbrl.runner.suite import Reference, Suite, Task
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mbrl.cli import config as reader
-from mbrl.cli import experiments, fields, parsing, yaml_file
+from mbrl.cli import experiments, fields, parsing
 from mbrl.core.errors import UserError, unknown
+from mbrl.runner import yaml_file
 from mbrl.runner.checks import check, is_guest
 from mbrl.runner.config import Config
 from mbrl.sweeps.spec import Kind, Range, Sampler, Scheduler, Sweep, ranked, words
@@ -21,7 +22,7 @@ KIND = yaml_file.Kind(
 )
 _KEYS = (
     "name", "about", "experiment", "settings", "space", "metric", "mode", "trials", "parallel", "sampler", "scheduler",
-    "seed", "slurm",
+    "seed", "slurm", "ray",
 )
 
 
@@ -42,7 +43,7 @@ def read(given: str) -> Sweep:
         raise unknown("sweep", given, known)
     path = known.get(given) or Path(given)
     tree = {"metric": "eval/return_mean", "mode": "max", "trials": 10, "parallel": 1, "sampler": "tpe", "seed": 0,
-            "scheduler": "none", "settings": {}, "slurm": {}} | yaml_file.read_tree(path, KIND)
+            "scheduler": "none", "settings": {}, "slurm": {}, "ray": {}} | yaml_file.read_tree(path, KIND)
     fields.check_keys(str(path), tree, _KEYS)
     name = fields.text(f"{path}: name", tree.get("name"))
     if name != path.stem:
@@ -72,6 +73,7 @@ def read(given: str) -> Sweep:
         seed=_seed(f"{path}: seed", tree["seed"]),
         steps=base.steps,
         slurm=_optional(f"{path}: slurm", tree["slurm"]),
+        ray=_resources(f"{path}: ray", tree["ray"]),
     )
     return _checked(path, sweep)
 
@@ -172,6 +174,16 @@ def _with_grid(path: Path, sweep: Sweep) -> Sweep:
 
 def _optional(place: str, given: Any) -> Mapping[str, Any]:
     return fields.mapping(place, given) if given else {}
+
+
+def _resources(place: str, given: Any) -> Mapping[str, float | int]:
+    """Return how many processors and GPUs each of Ray's trials takes."""
+    tree = {"cpu": 1, "gpu": 0} | dict(_optional(place, given))
+    fields.check_keys(place, tree, ("cpu", "gpu"))
+    gpu = fields.number(f"{place}.gpu", tree["gpu"])
+    if gpu < 0 or (gpu > 1 and gpu != int(gpu)):
+        raise UserError(f"{place}.gpu is {gpu:g}, but must be a whole number, or a part of one GPU such as 0.5")
+    return {"cpu": fields.whole(f"{place}.cpu", tree["cpu"]), "gpu": gpu}
 
 
 def _seed(place: str, given: Any) -> int:

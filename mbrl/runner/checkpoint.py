@@ -127,8 +127,13 @@ class Checkpoints:
         return leaves.from_host(template, leaves.HostTree(self.arrays(saved), saved.specs))
 
     def arrays(self, saved: Saved) -> dict[str, np.ndarray]:
-        """Return a save's arrays by name, as they were written; raises UserError where Orbax cannot read them."""
+        """Return a save's arrays by name, as they were written.
+
+        Raises:
+            UserError: Orbax cannot read them, or they have another shape or dtype than the save says.
+        """
         try:
+            _check_stored(saved)
             return _read(saved.path, saved.specs)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(f"checkpoint {saved.path} cannot be read by this Orbax: {error}") from error
@@ -185,7 +190,8 @@ class Checkpoints:
         rated = [path for path in whole if _metric(path) is not None]
         kept = {*whole[-self.keep :], *sorted(rated, key=_metric_then_step)[-1:]}
         for path in set(whole) - kept:
-            shutil.rmtree(path)
+            # Under a name that the next save sweeps: half of a save would be damaged, and so kept for ever.
+            shutil.rmtree(path.rename(self.folder / f".part-former-{path.name}"))
 
 
 def _read(path: Path, specs: dict[str, leaves.LeafSpec]) -> dict[str, np.ndarray]:
@@ -193,6 +199,23 @@ def _read(path: Path, specs: dict[str, leaves.LeafSpec]) -> dict[str, np.ndarray
     names = [name for name, spec in specs.items() if math.prod(spec.shape)]
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
     return _orbax(lambda orbax: orbax.restore((path / _STATE).absolute(), restore_args=as_numpy))
+
+
+def _check_stored(saved: Saved) -> None:
+    """Raise ValueError where an array's file says another shape or dtype than the save: Orbax would go by the file.
+
+    No array is read for it, so a file that says it holds terabytes takes no memory.
+    """
+    told = _orbax(lambda orbax: orbax.metadata((saved.path / _STATE).absolute())).item_metadata
+    if told is None:
+        raise ValueError("its own description of the arrays is missing")
+    for name, spec in saved.specs.items():
+        if not math.prod(spec.shape):
+            continue
+        dtype, shape = leaves.stored(spec)
+        found = told.tree[name]
+        if (str(found.dtype), tuple(found.shape)) != (dtype, shape):
+            raise ValueError(f"the file of {name} holds {found.dtype}{list(found.shape)}, not {dtype}{list(shape)}")
 
 
 def _identical(a: np.ndarray | None, b: np.ndarray) -> bool:

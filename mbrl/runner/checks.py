@@ -13,6 +13,7 @@ from mbrl.agents import AGENTS, GuestEntry
 from mbrl.core.errors import UserError
 from mbrl.replay import memory
 from mbrl.replay.config import check_sizes
+from mbrl.runner import yaml_file
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.state import TrainState
 
@@ -152,9 +153,9 @@ def check_same(saved: str, config: Config[Any]) -> None:
         config: the config to go on with; the fields in ``MAY_CHANGE`` may differ.
 
     Raises:
-        UserError: naming the first field that differs.
+        UserError: naming the first field that differs; or the saved one is no config.
     """
-    was, now = (dict(_flat(yaml.safe_load(text))) for text in (saved, to_yaml(config)))
+    was, now = (dict(_flat(yaml_file.parse("the checkpoint's config.yaml", x))) for x in (saved, to_yaml(config)))
     for key in [*was, *(key for key in now if key not in was)]:
         if was.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
             raise UserError(

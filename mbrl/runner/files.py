@@ -19,7 +19,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace ``path`` with ``content`` (text as UTF-8) in one step; its folder is made where there is none.
 
     Raises:
-        OSError: the disk refused; ``path`` is as it was.
+        OSError: the disk refused, and ``filename`` is ``path``, which is as it was.
     """
     path.parent.mkdir(exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -29,6 +29,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        # Writing and flushing do not say in which file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
     sync(path.parent)

@@ -27,7 +27,7 @@ from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.checks import check, is_guest
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.loggers import MetricsLog, Values
-from mbrl.runner.reporter import Reporter
+from mbrl.runner.reporter import Reporter, endure
 from mbrl.runner.rundir import RunDir
 
 
@@ -147,19 +147,28 @@ def _hear(m: _Machine, agent: Any, metrics: dict[str, float]) -> None:
     values: Values = {f"train/{name}": value for name, value in metrics.items()}
     values |= {name: float(value) for name, value in found.items()}
     values |= measures.timed(m.pace, step, told[-1])
-    m.log.write(step, values)
+    endure(m.reporter, lambda: m.log.write(step, values))
     m.reporter.phase("learning")
     m.reporter.metrics(step, told[-1], values)
     m.last[:] = [(state, values)]
     over = step == told[-1]
     if over or m.received or measures.due(m.config.checkpoint.every, before, step):
         m.reporter.phase("saving")
-        m.log.sync()
-        m.saves.save(state, step, config=to_yaml(m.config), metric=values["eval/return_mean"])
+        save = partial(_save, m, state, values)
+        if over or m.received:
+            save()  # there is no later one
+        else:
+            endure(m.reporter, save)
     if m.received and not over:
         then = f"its policy can be played, but the training of {m.config.agent.name} cannot go on from there"
         raise stop.Interrupted(m.folder.path, step, m.received[0], then)
     m.reporter.phase("learning")
+
+
+def _save(m: _Machine, state: GuestState, values: Values) -> None:
+    """Save the policy; the log is durable first."""
+    m.log.sync()
+    m.saves.save(state, int(state.step), config=to_yaml(m.config), metric=values["eval/return_mean"])
 
 
 def _survive(m: _Machine, state: GuestState) -> None:

@@ -41,6 +41,14 @@ def read_spec(entry: Any) -> LeafSpec:
     return LeafSpec(dtype, tuple(shape), impl)
 
 
+def stored(spec: LeafSpec) -> tuple[str, tuple[int, ...]]:
+    """Return dtype and shape in which a leaf stands in ``HostTree.arrays``; ValueError for an unknown generator."""
+    if spec.impl is None:
+        return spec.dtype, spec.shape
+    data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=spec.impl)))
+    return str(data.dtype), (*spec.shape, *data.shape)
+
+
 def to_host(tree: PyTree) -> HostTree:
     """Return the leaves of ``tree`` as NumPy arrays; on a CPU these may be views, so use them before donating."""
     named = named_leaves(tree)

@@ -46,7 +46,7 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         with contextlib.ExitStack() as ends:
             ends.callback(os.close, self._file)
-            ends.callback(self._events.close)
+            ends.callback(self._close_events)
             self.sync()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -70,6 +70,11 @@ class MetricsLog:
         self._append()
         os.fsync(self._file)
         self._events.flush()
+
+    def _close_events(self) -> None:
+        """End TensorBoard's copy, which may lack what the disk refused: what ends a run is the log itself."""
+        with contextlib.suppress(OSError):
+            self._events.close()
 
     def _append(self) -> None:
         """Write the pending lines whole, or leave the file as it was and raise OSError."""
@@ -119,7 +124,7 @@ def _lines_until(run: RunDir, step: int) -> list[str]:
     """Return the lines up to ``step``, as they stand in the file."""
     if not run.metrics.is_file():
         return []
-    lines = run.metrics.read_text(encoding="utf-8").splitlines()
+    lines = run.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
     parsed = ((line, _parse(line)) for line in lines)
     return [f"{line}\n" for line, values in parsed if values is not None and (values["step"] or 0) <= step]
 

@@ -11,8 +11,6 @@ import jax
 from mbrl.runner.files import write_atomic
 from mbrl.runner.rundir import RunDir
 
-_FILE = "machine.txt"
-
 
 def describe() -> str:
     """Return the accelerators, or else the processor, and the cores that this process may use."""
@@ -27,12 +25,12 @@ def note(run: RunDir) -> None:
     """Add this machine to those that a run's folder says it was on."""
     known, here = machines(run), describe()
     if here not in known:
-        write_atomic(run.path / _FILE, "".join(f"{line}\n" for line in (*known, here)))
+        write_atomic(run.machines, "".join(f"{line}\n" for line in (*known, here)))
 
 
 def machines(run: RunDir) -> list[str]:
     """Return the machines that a run was on, in order; none where it was not noted."""
-    file = run.path / _FILE
+    file = run.machines
     return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
 
 

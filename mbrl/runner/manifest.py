@@ -37,7 +37,7 @@ def problem(folder: Path, *, digests: bool = True) -> str | None:
         entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"{MANIFEST} cannot be read"
     if not isinstance(entries, dict) or not entries:
         return f"{MANIFEST} lists no files"
@@ -54,7 +54,11 @@ def _measure(path: Path) -> dict[str, Any]:
 def _file_problem(folder: Path, name: str, entry: Any, digests: bool) -> str | None:
     """Return what is wrong with one listed file, or None."""
     inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
-    if not inside or not (folder / name).resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = inside and (folder / name).resolve().is_relative_to(folder.resolve())
+    except (ValueError, OSError):  # no name a file could have
+        inside = False
+    if not inside:
         return f"{MANIFEST} names {name!r}, which lies outside the save"
     if not isinstance(entry, dict) or set(entry) != {"size", "sha256"}:
         return f"{MANIFEST} does not describe {name}"

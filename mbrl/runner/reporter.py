@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
+
+from mbrl.core.errors import UserError
 
 HEARTBEAT_SECONDS = 10.0
 
@@ -93,8 +97,16 @@ class Plain:
             self._write(line)
 
     def _write(self, line: str) -> None:
-        self._stream.write(f"{line}\n")
-        self._stream.flush()
+        """Write a line; a full disk below it costs the line, a reader that has gone all further ones, none the run."""
+        try:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            with contextlib.suppress(OSError):  # io.UnsupportedOperation, of a stream without one, among them
+                # What is still buffered would else fail again when the process ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        except OSError:
+            pass
 
     def _beat(self) -> None:
         """Write a line whenever nothing has been heard of the run for a while."""
@@ -103,6 +115,15 @@ class Plain:
                 silent = time.monotonic() - float(self._said["at"])
                 if silent >= self._heartbeat:
                     self._write(f"{self._said['phase']} ... {silent:.0f} s")
+
+
+def endure(reporter: Reporter, write: Callable[[], None]) -> None:
+    """Write, or tell why that failed and go on: a full disk costs a save or two, not the run."""
+    try:
+        write()
+    except (OSError, UserError) as error:
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        reporter.note(f"warning: {said}; training goes on and tries again")
 
 
 class _Shown(NamedTuple):

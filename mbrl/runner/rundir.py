@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.files import write_atomic
 
 _LOCK = ".lock"
+# How a line of the metrics begins.
+_STEP = re.compile(rb'\{"step": (\d{1,12})')
 
 
 class InUse(UserError):  # noqa: N818 - nothing went wrong: another process is at it
@@ -57,6 +59,11 @@ class RunDir(NamedTuple):
     def videos(self) -> Path:
         """The folder of episodes as moving pictures."""
         return self.path / "videos"
+
+    @property
+    def machines(self) -> Path:
+        """A line for each machine it was on."""
+        return self.path / "machine.txt"
 
     @property
     def faults(self) -> Path:
@@ -110,7 +117,7 @@ def take(config: Config[Any], anew: Callable[[], bool] = lambda: False) -> Itera
         if saved(run) and not anew():
             yield run
             return
-        _clear(path, whole=False, keep=(_LOCK,))
+        _clear(run, run.config)
         with _begin(run, config, made=made):
             yield run
 
@@ -139,35 +146,52 @@ def _begin(run: RunDir, config: Config[Any], *, made: bool) -> Iterator[RunDir]:
     except BaseException:
         # What stands here is this process's own; with neither a save nor a line of metrics it is worth nothing.
         if not run.checkpoints.is_dir() and not (run.metrics.is_file() and run.metrics.stat().st_size):
-            _clear(run.path, whole=made)
+            _clear(run, run.config, run.path / _LOCK)
+            if made:
+                shutil.rmtree(run.path, ignore_errors=True)
         raise
 
 
-def _clear(path: Path, *, whole: bool, keep: Sequence[str] = ()) -> None:
-    """Remove what a run has left in its folder but some files, and the folder too where it was made for the run."""
-    for entry in path.iterdir():
-        if entry.name in keep:
-            continue
-        if entry.is_dir():
+def _clear(run: RunDir, *others: Path) -> None:
+    """Remove what a run writes before its first save, and others; whatever else lies in the folder is somebody's."""
+    parts = run.path.glob(".*.part")  # half-written
+    for entry in (run.metrics, run.tensorboard, run.checkpoints, run.videos, run.faults, run.machines, *parts, *others):
+        if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
-    if whole:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def reopen(path: Path) -> Iterator[RunDir]:
+def reopen(path: Path, every: int = 1) -> Iterator[RunDir]:
     """Hold the folder of a run that is to go on; what one killed before its first save left is cleared away.
 
+    Args:
+        path: the folder.
+        every: env steps from save to save.
+
     Raises:
-        UserError: it is not a run's folder, or another process holds it.
+        UserError: it is not a run's folder, another process holds it, or its saves have gone.
     """
     run = begun(path)
     with hold(run.path):
         if not saved(run):
-            _clear(path, whole=False, keep=(_LOCK, run.config.name))
+            _refuse_lost(run, every)
+            _clear(run)
         yield run
+
+
+def _refuse_lost(run: RunDir, every: int) -> None:
+    """Raise where a run must have had a save that is no longer there, before what is left of it is cleared away."""
+    logged = run.metrics.read_bytes().splitlines() if run.metrics.is_file() else []
+    steps = [int(found[1]) for line in logged if (found := _STEP.match(line))]
+    # A process may be killed between the line and the save that is due with it; the next line comes after the save.
+    lost = sum(step >= every for step in steps) > 1 or run.report.exists()
+    if lost or run.checkpoints.is_symlink():
+        raise UserError(
+            f"{run.path} holds metrics up to env step {max(steps, default=0):,} but no save, though one must have been "
+            f"made: put its folder {run.checkpoints.name} back, or remove {run.path} to begin anew"
+        )
 
 
 def existing(path: Path) -> RunDir:

@@ -31,7 +31,7 @@ from mbrl.runner.epoch import Program, make_program
 from mbrl.runner.files import write_atomic
 from mbrl.runner.guest import GuestProgram, GuestState
 from mbrl.runner.loggers import MetricsLog, Unlogged, Values
-from mbrl.runner.reporter import Reporter, Silent
+from mbrl.runner.reporter import Reporter, Silent, endure
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.state import TrainState
 
@@ -102,7 +102,7 @@ def _opened(config: Config[Any], resume: str | Path | None) -> contextlib.Abstra
     """Return the folder to hold; a process that does not write it knows its name alone."""
     if not hosts.first():
         return contextlib.nullcontext(RunDir(Path(resume or config.run_dir)))
-    return rundir.create(config) if resume is None else rundir.reopen(Path(resume))
+    return rundir.create(config) if resume is None else rundir.reopen(Path(resume), config.checkpoint.every)
 
 
 def prepare(config: Config[Any]) -> tuple[Program | GuestProgram, Evaluate, str]:
@@ -219,10 +219,10 @@ def _advance(m: _Machine, state: TrainState, metric: float | None) -> tuple[Trai
         m.reporter.phase(work)
     values: Values = seeds.summarise(found)
     values |= measures.timed(m.pace, step, config.steps, learning=work == "learning")
-    _endure(m, lambda: m.log.write(step, values))
+    endure(m.reporter, lambda: m.log.write(step, values))
     m.reporter.metrics(step, config.steps, values)
     if measures.due(config.checkpoint.every, before, step):
-        _endure(m, lambda: _save(m, state, metric))
+        endure(m.reporter, lambda: _save(m, state, metric))
     _survive(m, state, metric)
     return state, values, metric
 
@@ -250,15 +250,6 @@ def _evaluated(m: _Machine, agent: Any, step: int) -> dict[str, Any]:
         )
         found |= {"eval/exploitation_gap": jax.device_get(m.program.gap(agent, keys))}
     return found
-
-
-def _endure(m: _Machine, write: Callable[[], None]) -> None:
-    """Write, or say why that failed and go on: a full disk costs a save or two, not the run."""
-    try:
-        write()
-    except (OSError, UserError) as error:
-        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        m.reporter.note(f"warning: {said}; training goes on and tries again")
 
 
 def _save(m: _Machine, state: TrainState, metric: float | None) -> None:

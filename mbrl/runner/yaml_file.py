@@ -1,4 +1,4 @@
-"""Reads a YAML file into flat, dotted settings; loading one never runs code."""
+"""Reads YAML into flat, dotted settings; loading never runs code."""
 
 from __future__ import annotations
 
@@ -62,25 +62,37 @@ def read_tree(path: Path, kind: Kind = EXPERIMENT) -> dict[Any, Any]:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise UserError(f"{path} has {size} bytes, but {kind.name} has at most {MAX_BYTES}")
-        return _tree(path, path.read_text(encoding="utf-8"), kind)
+        return parse(str(path), path.read_text(encoding="utf-8"), kind)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 (byte {error.start}), so it is no YAML file") from error
 
 
-def _tree(path: Path, text: str, kind: Kind) -> dict[Any, Any]:
+def parse(name: str, text: str, kind: Kind = EXPERIMENT) -> dict[Any, Any]:
+    """Return the mapping that a text holds as it is nested.
+
+    Args:
+        name: what the sentence calls it.
+        text: the YAML.
+        kind: what it should be.
+
+    Raises:
+        UserError: the text is too long, is not YAML or not a mapping, or uses tags or anchors.
+    """
+    if len(text) > MAX_BYTES:
+        raise UserError(f"{name} has {len(text)} characters, but {kind.name} has at most {MAX_BYTES}")
     try:
         tree = yaml.load(text, Loader=_Loader)  # the loader is a SafeLoader
     except yaml.YAMLError as error:
-        raise UserError(f"{path}{_line(error)}: {_problem(error)}") from error
+        raise UserError(f"{name}{_line(error)}: {_problem(error)}") from error
     except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply; {kind.name} has a handful of levels") from error
+        raise UserError(f"{name} is nested too deeply; {kind.name} has a handful of levels") from error
     except ValueError as error:  # a date or a number that Python refuses
-        raise UserError(f"{path} holds a value that cannot be read: {_one_line(str(error))}") from error
+        raise UserError(f"{name} holds a value that cannot be read: {_one_line(str(error))}") from error
     if not isinstance(tree, dict):
         given = "is empty" if tree is None else f"holds a {type(tree).__name__}"
-        raise UserError(f"{path} {given}, but {kind.name} is a mapping of settings such as {kind.line!r}")
+        raise UserError(f"{name} {given}, but {kind.name} is a mapping of settings such as {kind.line!r}")
     return tree
 
 

@@ -1,5 +1,8 @@
+import errno
+
 import pytest
 
+from mbrl.cli import listing
 from mbrl.cli import main as cli
 from mbrl.cli.main import main
 
@@ -108,6 +111,28 @@ def test_a_malformed_file_leaves_nothing_but_itself(empty, capsys):
         assert main(["train", "x.yaml"]) == 2
         assert said(capsys).err.count("\n") == 1
         assert [path.name for path in empty.iterdir()] == ["x.yaml"]
+
+
+@pytest.mark.parametrize(("error", "sentence"), [
+    (OSError(errno.ENOSPC, "No space left on device"), "mbrl: No space left on device\n"),
+    (OSError(errno.ENOSPC, "No space left on device", "a/b"), "mbrl: a/b: No space left on device\n"),
+])
+def test_a_full_disk_is_one_sentence(error, sentence, monkeypatch, capsys):
+    def refuse(_):
+        raise error
+
+    monkeypatch.setattr(listing, "run", refuse)
+    assert main(["list", "envs"]) == 2
+    assert capsys.readouterr().err == sentence
+
+
+def test_what_no_disk_says_is_no_sentence(monkeypatch):
+    def fail(_):
+        raise OSError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(listing, "run", fail)
+    with pytest.raises(OSError, match="reset"):
+        main(["list", "envs"])
 
 
 def test_an_existing_folder_is_not_written_into(empty, capsys):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tensorstore
 
 from mbrl.core.errors import UserError
 from mbrl.runner import checkpoint, leaves, manifest
@@ -185,6 +186,8 @@ def forge(folder, rng):
     manifest.write(folder)
 
 
+# Of several reads that fail at once Orbax hears of the first; on a busy machine the others come when nobody waits.
+@pytest.mark.filterwarnings("ignore:(?s).*Event loop is closed:pytest.PytestUnraisableExceptionWarning")
 def test_two_hundred_forged_saves_are_a_sentence_or_a_state(two_saves, tmp_path):
     """Whoever writes a save can sign it: what is wrong in it is told all the same, and nothing else happens."""
     said, before = [], sorted(tmp_path.parent.iterdir())
@@ -335,6 +338,46 @@ def test_killed_while_saving(copied, monkeypatch, stage):
     assert copied.find().step == 2
     copied.save(make_state(4), 4, config="")
     assert not [name for name in names(copied.folder) if name.startswith(".")]
+
+
+def test_killed_while_an_old_save_is_removed(saves, monkeypatch):
+    """What is left of it does not stay for ever as a damaged save."""
+
+    def killed(path, *_args, **_kwargs):
+        (path / manifest.MANIFEST).unlink()
+        raise KeyboardInterrupt
+
+    for step in (1, 2):
+        saves.save(make_state(step), step, config="")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            saves.save(make_state(3), 3, config="")
+    saves.save(make_state(4), 4, config="")
+    assert names(saves.folder) == [f"{step:012d}" for step in (3, 4)]
+
+
+def test_a_file_that_says_it_holds_terabytes_takes_no_memory(copied):
+    """Whoever signs a save may have enlarged an array in Orbax's own files, where what is not written reads as 0."""
+    newest = copied.folder / f"{2:012d}"
+    base = {"driver": "file", "path": f"{newest / 'state'}/"}
+    spec = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": "agent.w/"}}
+    array = tensorstore.open(spec, open=True).result()
+    array.resize(exclusive_max=[2**38, *array.shape[1:]]).result()
+    (newest / manifest.MANIFEST).unlink()
+    manifest.write(newest)
+    saved = copied.find()
+    assert saved.step == 2
+    with pytest.raises(UserError, match=r"the file of agent\.w holds float32\[274877906944"):
+        copied.load(saved, template())
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"files": {"a\\u0000b": {}}}', '{"files": {"\\ud800": {}}}'])
+def test_a_manifest_that_is_none(copied, text):
+    newest = copied.folder / f"{2:012d}"
+    (newest / manifest.MANIFEST).write_text(text)
+    assert "cannot be read" in manifest.problem(newest) or "outside" in manifest.problem(newest)
+    assert copied.find().step == 1
 
 
 def test_set_aside(copied):

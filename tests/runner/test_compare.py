@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from toy_folders import log_faults, write_run
 
-from mbrl.cli import yaml_file
 from mbrl.core.errors import UserError
-from mbrl.runner import compare, compare_report, rundir
+from mbrl.runner import compare, compare_report, rundir, yaml_file
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from mbrl.envs import ENVS, EnvConfig, HostEnv, make_vector, to_dm_env
 from mbrl.envs import make as make_env
 from mbrl.evaluation.rollout import make_evaluate
 from mbrl.runner import reproduce, restore
+from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.config import CheckpointConfig, Config, EvalConfig
 from mbrl.runner.loggers import read_metrics
 from mbrl.runner.measures import evaluation_key
@@ -94,6 +95,24 @@ def test_it_is_evaluated_logged_and_saved(tmp_path):
     # The evaluation is the runner's own, with the seeds it would take for any agent.
     evaluate = make_evaluate(result.program.agent, make_vector(made.env, 4), 4)
     assert float(evaluate(result.state.agent, evaluation_key(0, 300)).returns.mean()) == rows[-1]["eval/return_mean"]
+
+
+def test_a_full_disk_costs_it_a_save_and_not_the_run(tmp_path, monkeypatch):
+    saved, told = Checkpoints.save, []
+
+    def full(self, state, step, **rest):
+        if step == 200:
+            raise UserError("step 200 could not be saved")
+        return saved(self, state, step, **rest)
+
+    class Notes(Silent):
+        def note(self, line):
+            told.append(line)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    train(config(tmp_path / "run"), reporter=Notes())
+    assert told[-1] == "warning: step 200 could not be saved; training goes on and tries again"
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["000000000300"]
 
 
 def test_its_folder_is_a_run_like_any_other(tmp_path, capsys):

@@ -54,6 +54,13 @@ def test_resume_drops_later_and_torn_lines(run):
     assert starts == [17]
 
 
+def test_a_flipped_byte_costs_its_line(run):
+    run.metrics.write_bytes(b'{"step": 8, "x": 1}\n{"step": 16\xff "x": 2}\n{"step": 24, "x": 3}\n')
+    with MetricsLog(run, 24):
+        pass
+    assert [line["step"] for line in read_metrics(run)] == [8, 24]
+
+
 def test_resume_of_a_run_without_lines(run):
     with MetricsLog(run, 0) as log:
         log.write(8, {})
@@ -91,6 +98,15 @@ def test_what_a_full_disk_refuses_comes_later(run, full_disk):
         log.write(32, {"x": 3})
     assert [line["step"] for line in read_metrics(run)] == [8, 16, 24, 32]
     assert [e.step for e in events(run) for _ in e.summary.value] == [8, 32]
+
+
+def test_a_disk_that_is_full_at_the_end_is_told_with_the_files_name(run, full_disk):
+    fill, _ = full_disk
+    log = MetricsLog(run)
+    log.write(8, {"x": 1})
+    fill()
+    with pytest.raises(OSError, match=r"File too large.*metrics\.jsonl"), log:
+        log.write(16, {"x": 2})
 
 
 def test_events_that_a_full_disk_cuts_short_do_not_hide_later_ones(run, full_disk):

@@ -1,15 +1,20 @@
 """What a waiting person sees."""
 
+import errno
 import io
 import re
+import shlex
+import subprocess
+import sys
 import time
 
 import pytest
 from rich.console import Console
 
+from mbrl.core.errors import UserError
 from mbrl.runner import live
 from mbrl.runner.live import Terminal
-from mbrl.runner.reporter import Plain, Reporter, Silent, clock, summary
+from mbrl.runner.reporter import Plain, Reporter, Silent, clock, endure, summary
 
 VALUES = {
     "time/left": 75.2,
@@ -58,6 +63,64 @@ def test_plain_lines():
         "left 1:15  steps/s 153  updates/step 0.125  return 81.3  loss/reward 0.0123\n"
         "a note\n"
     )
+
+
+def test_a_full_disk_below_the_output_costs_lines_alone():
+    class Full(io.StringIO):
+        full = False
+
+        def flush(self):
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    stream = Full()
+    with Plain(stream, heartbeat=0.01) as reporter:
+        stream.full = True
+        reporter.note("lost, perhaps")
+        time.sleep(0.05)
+        stream.full = False
+        reporter.note("there")
+        assert wait_for(stream, r"(?s)there.*starting \.\.\.")  # its thread lives
+
+
+def test_a_reader_that_has_gone_ends_no_run():
+    code = (
+        "from mbrl.runner.reporter import Plain\n"
+        "import sys, time\n"
+        "with Plain() as told:\n"
+        "    for _ in range(50):\n"
+        "        told.note('x'); time.sleep(.01)\n"
+        "print('the end', file=sys.stderr)\n"
+    )
+    words = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "the end\n")
+
+
+class Notes(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, line):
+        self.notes.append(line)
+
+
+def test_what_a_write_says_is_told_and_endured():
+    told = Notes()
+
+    def refuse(error):
+        raise error
+
+    for error in (OSError(28, "No space left on device", "x/metrics.jsonl"), UserError("step 8 could not be saved")):
+        endure(told, lambda error=error: refuse(error))
+    end = "; training goes on and tries again"
+    assert told.notes == [
+        f"warning: x/metrics.jsonl: No space left on device{end}", f"warning: step 8 could not be saved{end}",
+    ]
+    with pytest.raises(ZeroDivisionError):
+        endure(told, lambda: refuse(ZeroDivisionError()))
 
 
 def test_plain_heartbeat_while_nothing_is_heard():

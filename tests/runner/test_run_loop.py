@@ -224,7 +224,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_a_sentence(tmp_path):
     path = tmp_path / "run"
     disk = FullDisk(path, 40, None)
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match=r"File too large.*metrics\.jsonl"):
             start(path, reporter=disk)
     finally:
         disk.end()

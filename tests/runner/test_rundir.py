@@ -112,6 +112,45 @@ def test_what_was_killed_before_its_first_save_is_cleared_away(tmp_path):
         assert (tmp_path / "checkpoints").is_dir()
 
 
+def test_what_is_not_the_runs_own_is_left_in_its_folder(tmp_path):
+    for name in ("config.yaml", "metrics.jsonl", ".metrics.jsonl.part", "notes.txt", "mine/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("kept")
+    with rundir.reopen(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.yaml", "mine", "notes.txt"]
+    with rundir.take(toy_config(run_dir=str(tmp_path))):
+        assert (tmp_path / "mine" / "notes.txt").read_text() == "kept"
+
+
+def lose_saves(folder, how):
+    """Let the saves of a run, of which one is due every 16 env steps, be gone; return what is left."""
+    steps = (8, 16) if how in {"link", "report"} else (8, 16, 24)
+    text = "".join(f'{{"step": {step}, "x": 1.0}}\n' for step in steps)
+    for name in ("config.yaml", "videos.txt", *(["report.html"] if how == "report" else [])):
+        (folder / name).write_text("kept")
+    (folder / "metrics.jsonl").write_text(text)
+    if how == "link":
+        (folder / "checkpoints").symlink_to(folder / "unmounted")
+    return sorted([*(path.name for path in folder.iterdir()), ".lock"])
+
+
+@pytest.mark.parametrize("how", ["removed", "link", "report"])
+def test_a_run_whose_saves_have_gone_is_not_begun_anew(how, tmp_path):
+    left = lose_saves(tmp_path, how)
+    sentence = r"but no save, .* put its folder checkpoints back, or remove .*"
+    with pytest.raises(UserError, match=sentence), rundir.reopen(tmp_path, 16):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+def test_one_killed_in_its_first_save_begins_anew(tmp_path):
+    lose_saves(tmp_path, "removed")
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines[:2]) + lines[2][:9])
+    with rundir.reopen(tmp_path, 16):
+        assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_atomic_write_leaves_the_old_content_on_failure(tmp_path, monkeypatch):
     path = tmp_path / "file"
     files.write_atomic(path, b"old")
@@ -120,7 +159,7 @@ def test_atomic_write_leaves_the_old_content_on_failure(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*file'"):
         files.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

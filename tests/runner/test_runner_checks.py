@@ -70,6 +70,11 @@ def test_same_config():
     with pytest.raises(UserError, match=r"agent\.rate = 1e-05, not 0\.1"):
         check_same(saved, toy_config(agent=ToyConfig(rate=0.1)))
 
+    odd = "a: [1", "[1, 2]", "a: &x 1\nb: *x", "a: !!python/object:os.system 1", "", "[" * 5000, "a: " + "x" * 10**6
+    for text in odd:
+        with pytest.raises(UserError, match=r"^the checkpoint's config\.yaml"):
+            check_same(text, toy_config())
+
     @dataclasses.dataclass(frozen=True)
     class Wider(ToyConfig):
         depth: int = 3
