@@ -17,6 +17,7 @@ from mbrl.core.errors import UserError
 
 if TYPE_CHECKING:
     from mbrl.sweeps.spec import Outcome, Sweep
+    from mbrl.sweeps.trial import Launcher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,19 +54,17 @@ def run(argv: Sequence[str]) -> int:
     from mbrl.runner.stop import signals
     from mbrl.sweeps import folder as folders
     from mbrl.sweeps import report, study, tune
-    from mbrl.sweeps.trial import Processes, Slurm
 
     sweep = _asked(arguments, sweeps.read(arguments.sweep))
     root = Path(arguments.root or Path("runs/sweeps", sweep.name)).absolute()
     if arguments.address and arguments.backend != "ray":
         raise UserError(f"--address is of a Ray cluster, but --backend is {arguments.backend}; leave it out")
+    launcher = _launcher(arguments.backend, sweep, root)
     with folders.hold(root, sweep, arguments.backend), _Table(sweep, quiet=arguments.json) as show:
-        if arguments.backend == "ray":
+        if launcher is None:
             outcomes = tune.search(sweep, root, arguments.address, show)
             received = [signal.SIGINT] if any(one.state == "running" for one in outcomes) else []
         else:
-            local = arguments.backend == "local"
-            launcher = Processes() if local else Slurm(root / "slurm", dict(sweep.slurm))
             with signals(lambda: None) as received:
                 outcomes = study.search(sweep, root, launcher, show, received)
         show(outcomes)
@@ -89,6 +88,17 @@ def _asked(arguments: SweepArguments, sweep: Sweep) -> Sweep:
         raise UserError(f"--trials is {arguments.trials}, but a grid has as many trials as points; leave it out")
     trials = sweep.trials if arguments.trials is None else arguments.trials
     return sweep._replace(trials=trials, parallel=arguments.parallel or sweep.parallel)
+
+
+def _launcher(backend: str, sweep: Sweep, root: Path) -> Launcher | None:
+    """Return what starts the trials, None where Ray does; what is not installed is refused before a folder is made."""
+    from mbrl.sweeps import study, trial, tune
+
+    if backend == "ray":
+        tune.check()
+        return None
+    study.check(sweep)
+    return trial.Processes() if backend == "local" else trial.Slurm(root / "slurm", dict(sweep.slurm))
 
 
 class _Table:

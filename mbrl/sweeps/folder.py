@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from mbrl.sweeps.spec import Sweep
 
 _SPEC = "sweep.json"
 # What may differ when a sweep goes on.
-_FREE = ("trials", "parallel", "about", "slurm")
+_FREE = ("trials", "parallel", "about", "slurm", "ray")
+# But of Ray's not how many: it takes its searcher up from its own state, with the numbers that stood in there.
+_NUMBERS = ("trials", "parallel")
 
 
 @contextlib.contextmanager
@@ -28,6 +31,7 @@ def hold(folder: Path, sweep: Sweep, backend: str) -> Iterator[None]:
     spec = folder / _SPEC
     if folder.is_file() or (folder.is_dir() and not spec.is_file() and _content(folder)):
         raise UserError(f"{folder} is in the way of the sweep, but is none: choose another --root")
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     now = json.loads(json.dumps({"backend": backend} | sweep._asdict()))
     with hold_folder(folder):
@@ -40,6 +44,8 @@ def hold(folder: Path, sweep: Sweep, backend: str) -> Iterator[None]:
             # A search that could not begin leaves nothing that stands in the way of the next try.
             if _content(folder) == [spec.name]:
                 spec.unlink()
+            if made and not _content(folder):
+                shutil.rmtree(folder)
             raise
 
 
@@ -57,4 +63,10 @@ def _check_same(spec: Path, now: dict[str, Any]) -> None:
             raise UserError(
                 f"{spec.parent} holds a sweep with another {key}; a sweep goes on as it was begun, but for "
                 f"{', '.join(_FREE)}: choose another --root"
+            )
+    for key in _NUMBERS if now["backend"] == "ray" else ():
+        if was.get(key) != now[key]:
+            raise UserError(
+                f"{spec.parent} holds a sweep of Ray's with {key} {was.get(key)}, not {now[key]}, and Ray goes on with "
+                f"the number it was begun with: take --{key} {was.get(key)}, or choose another --root"
             )

@@ -50,7 +50,7 @@ class RayTrial(tune.Trainable):
         while True:
             code = job.poll()
             found = trials.readings(self._run, self._sweep.metric, self._seen)
-            ready = [one for one in found if self._saved(one.steps)]
+            ready = [one for one in found if self._may_tell(one.steps, code)]
             if ready:
                 self._seen = ready[0].steps
                 done = self._seen >= self._sweep.steps
@@ -96,8 +96,13 @@ class RayTrial(tune.Trainable):
         settings = words(self._sweep, self._params)
         return Processes().launch(trials.command(self._run, self._sweep.experiment, settings), self._log)
 
-    def _saved(self, steps: int) -> bool:
-        """Whether a population may copy what an evaluation at these steps judged; others need not wait for it."""
+    def _may_tell(self, steps: int, code: int | None) -> bool:
+        """Whether Ray may hear of an evaluation: at the last it copies a save and stops the process.
+
+        A population may copy a save at any, the one that was judged.
+        """
+        if steps >= self._sweep.steps:
+            return code is not None  # with its last save and its report
         if self._sweep.scheduler != "pbt":
             return True
         saves = self._run / "checkpoints"

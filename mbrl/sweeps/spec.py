@@ -39,6 +39,7 @@ class Sweep(NamedTuple):
     seed: int  # of the search
     steps: int  # env steps of a whole run
     slurm: Mapping[str, Any]  # what submitit's executor is told
+    ray: Mapping[str, float | int]  # what a trial takes of Ray's resources: cpu, gpu
 
 
 class Outcome(NamedTuple):

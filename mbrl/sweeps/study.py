@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import os
 import time
@@ -84,15 +85,22 @@ def _outcome(sweep: Sweep, trial: Any, root: Path) -> Outcome:
     return Outcome(trial.number, params, run, state, score, steps, trial.user_attrs.get("trouble", ""))
 
 
-def _study(sweep: Sweep, folder: Path) -> Any:
-    """Open or begin the study in a folder."""
+def check(sweep: Sweep) -> None:
+    """Raise UserError where Optuna is not installed, or has no such search."""
     try:
-        import optuna
-        from optuna.storages.journal import JournalFileBackend
+        importlib.import_module("optuna")
     except ImportError as error:
         raise UserError("a sweep needs Optuna: pip install 'mbrl[sweep]'") from error
     if sweep.scheduler == "pbt":
         raise UserError("population-based training needs --backend ray; Optuna, which local and slurm use, has none")
+
+
+def _study(sweep: Sweep, folder: Path) -> Any:
+    """Open or begin the study in a folder."""
+    check(sweep)
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers = {
         "tpe": optuna.samplers.TPESampler,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import socket
 import threading
@@ -31,13 +32,12 @@ def search(sweep: Sweep, folder: Path, address: str, show: Callable[[list[Outcom
         show: hears of all trials whenever something may have changed.
 
     Raises:
-        UserError: Ray is not installed, or no cluster answers.
+        UserError: Ray is not installed, no cluster answers, or this machine has too few GPUs.
     """
-    try:
-        import ray
-        from ray import tune
-    except ImportError as error:
-        raise UserError("--backend ray needs Ray: pip install 'mbrl[ray]', or take --backend local") from error
+    check()
+    import ray
+    from ray import tune
+
     _connect(ray, sweep, address)
     try:
         with _shown(sweep, folder, show):
@@ -51,6 +51,14 @@ def search(sweep: Sweep, folder: Path, address: str, show: Callable[[list[Outcom
         unfinished: State = "stopped" if sweep.scheduler == "asha" else "running"
         states[(result.metrics or {}).get("trial_id")] = "failed" if result.error else "done" if whole else unfinished
     return outcomes(sweep, folder, states)
+
+
+def check() -> None:
+    """Raise UserError where Ray is not installed."""
+    try:
+        importlib.import_module("ray.tune")
+    except ImportError as error:
+        raise UserError("--backend ray needs Ray: pip install 'mbrl[ray]', or take --backend local") from error
 
 
 def outcomes(sweep: Sweep, folder: Path, states: dict[str, State]) -> list[Outcome]:
@@ -74,12 +82,20 @@ def _connect(ray: Any, sweep: Sweep, address: str) -> None:
             _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="error")
         else:
-            ray.init(num_cpus=sweep.parallel, include_dashboard=False, log_to_driver=False, logging_level="error")
+            cpus = sweep.parallel * int(sweep.ray["cpu"])  # as many as let that many trials run side by side
+            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
     except (OSError, ValueError, RuntimeError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
         token = "if it asks for a token, set RAY_AUTH_MODE=token; " if address else ""
         raise UserError(f"{where}: {line}; {token}`--backend local` does without") from error
+    there = ray.cluster_resources().get("GPU", 0)
+    if not address and there < sweep.ray["gpu"]:  # Ray would wait for ever; a cluster may still grow
+        ray.shutdown()
+        raise UserError(
+            f"ray.gpu of the sweep is {sweep.ray['gpu']:g}, but Ray finds {there:g} GPUs on this machine; take fewer, "
+            "or a cluster's --address"
+        )
 
 
 def _knock(address: str) -> None:
@@ -93,7 +109,8 @@ def _tuner(tune: Any, sweep: Sweep, folder: Path) -> Any:
     """Return Ray's tuner, one that goes on where its state is there."""
     from mbrl.sweeps.ray_trial import RayTrial
 
-    trainable = tune.with_resources(tune.with_parameters(RayTrial, sweep=sweep, folder=str(folder)), {"cpu": 1})
+    trainable = tune.with_parameters(RayTrial, sweep=sweep, folder=str(folder))
+    trainable = tune.with_resources(trainable, dict(sweep.ray))
     space = {name: _domain(tune, one, sweep) for name, one in sweep.space.items()}
     if tune.Tuner.can_restore(str(folder / _STATE)):
         # A trial that goes on reports once more what the search has heard.

@@ -30,6 +30,22 @@ def sweep(tmp_path):
     return reader.read(str(tmp_path / "members.yaml"))
 
 
+class Machine:
+    """A Ray on a machine with one GPU, which remembers what it was told."""
+
+    def __init__(self):
+        self.told, self.is_over = {}, False
+
+    def init(self, **told):
+        self.told = told
+
+    def cluster_resources(self):
+        return {"CPU": self.told["num_cpus"], "GPU": 1.0}
+
+    def shutdown(self):
+        self.is_over = True
+
+
 class FakeRay:
     """A Ray that refuses whoever connects, and counts them."""
 
@@ -61,6 +77,32 @@ def test_a_cluster_that_refuses_perhaps_asks_for_a_token(sweep):
         "`--backend local` does without"
     )
     assert ray.asked == 1
+
+
+def test_a_machine_has_room_for_the_trials_side_by_side(sweep):
+    ray = Machine()
+    tune._connect(ray, sweep._replace(parallel=3, ray={"cpu": 4, "gpu": 1.0}), "")
+    assert (ray.told["num_cpus"], ray.is_over) == (12, False)
+
+
+def test_more_gpus_than_there_are_are_not_waited_for(sweep):
+    ray = Machine()
+    with pytest.raises(UserError, match=r"^ray.gpu of the sweep is 2, but Ray finds 1 GPUs on this machine"):
+        tune._connect(ray, sweep._replace(ray={"cpu": 1, "gpu": 2.0}), "")
+    assert ray.is_over
+
+
+def test_ray_hears_of_the_last_evaluation_when_the_run_is_over(sweep, tmp_path):
+    pytest.importorskip("ray")
+    from mbrl.sweeps.ray_trial import RayTrial
+
+    trial = RayTrial.__new__(RayTrial)  # no actor
+    trial._run, trial._sweep = tmp_path, sweep._replace(scheduler="none")
+    assert [trial._may_tell(512, None), trial._may_tell(4096, None), trial._may_tell(4096, 0)] == [True, False, True]
+    trial._sweep = sweep
+    assert not trial._may_tell(512, None)
+    (tmp_path / "checkpoints/512").mkdir(parents=True)
+    assert [trial._may_tell(512, None), trial._may_tell(4096, None)] == [True, False]
 
 
 def test_members_of_a_population_stay_within_their_ranges(sweep):

@@ -83,6 +83,11 @@ def test_what_is_read(sweep):
         ("grace: 1024", "grace: 8192", "must lie between evaluation.every"),
         ("name: asha", "name: pbt", "checkpoint.every must equal evaluation.every"),
         ("parallel: 2", "paralel: 2", "unknown key 'paralel'"),
+        ("parallel: 2", "ray: {gpus: 1}", "ray: unknown key 'gpus'; did you mean 'gpu'"),
+        ("parallel: 2", "ray: {cpu: 0.5}", "ray.cpu is '0.5', but must be a whole number of at least 1"),
+        ("parallel: 2", "ray: {gpu: 1.5}", "ray.gpu is 1.5, but must be a whole number, or a part of one GPU"),
+        ("parallel: 2", "ray: {gpu: -1}", "ray.gpu is -1, but must be a whole number"),
+        ("parallel: 2", "ray: 4", "ray is '4', but must be a mapping"),
     ],
 )
 def test_what_is_refused(here, old, new, sentence):
@@ -221,9 +226,16 @@ def test_a_journal_that_was_cut_short_is_read(sweep, here):
     assert len(search(part._replace(trials=3), here / "s", Pretend())) == 3
 
 
+def test_what_a_trial_of_rays_takes(here, sweep):
+    assert sweep.ray == {"cpu": 1, "gpu": 0}
+    (here / "small.yaml").write_text(SMALL + "ray: {gpu: 0.5}\n")
+    assert reader.read("small.yaml").ray == {"cpu": 1, "gpu": 0.5}
+
+
 def test_a_search_that_could_not_begin_stands_in_nobodys_way(sweep, here):
     with pytest.raises(UserError, match="no Ray"), folders.hold(here / "s", sweep, "ray"):
         raise UserError("no Ray here")
+    assert not (here / "s").exists()
     with folders.hold(here / "s", sweep, "local"):
         pass
 
@@ -296,6 +308,19 @@ def test_a_folder_is_that_of_one_sweep(sweep, here):
     assert [path.name for path in (here / "t").iterdir()] == ["precious"]
 
 
+def test_ray_goes_on_with_as_many_trials_as_it_was_begun_with(sweep, here):
+    with folders.hold(here / "s", sweep, "ray"):
+        pass
+    with folders.hold(here / "s", sweep._replace(about="Another.", ray={"cpu": 2, "gpu": 1}), "ray"):
+        pass
+    for key, was in (("trials", 6), ("parallel", 2)):
+        other = folders.hold(here / "s", sweep._replace(**{key: 9}), "ray")
+        with pytest.raises(UserError, match=f"with {key} {was}, not 9, and Ray .*: take --{key} {was}, or"), other:
+            pass
+    with folders.hold(here / "s", sweep, "ray"):
+        pass
+
+
 def test_processes_and_what_they_say(here):
     processes, log = trial.Processes(), here / "logs/a.log"
     job = processes.launch([sys.executable, "-c", "print('one'); print('two')"], log)
@@ -343,6 +368,14 @@ def test_page(sweep, here):
 def test_bad_words_leave_nothing(here, capsys, argv, sentence):
     assert main(["sweep", *argv]) == 2
     assert sentence in capsys.readouterr().err
+    assert [path.name for path in here.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(("backend", "missing"), [("ray", "ray"), ("local", "optuna"), ("slurm", "submitit")])
+def test_what_is_not_installed_leaves_nothing(here, capsys, monkeypatch, backend, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["sweep", "small.yaml", "--backend", backend]) == 2
+    assert "pip install 'mbrl[" in capsys.readouterr().err
     assert [path.name for path in here.iterdir()] == ["small.yaml"]
 
 
