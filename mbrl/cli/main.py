@@ -6,14 +6,13 @@ lost one another, and it can go on; 130 stopped by Ctrl-C and 143 by SIGTERM, af
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mbrl.core.errors import UserError, unknown
+from mbrl.core.errors import UserError, of_disk, unknown
 
 
 class Command(NamedTuple):
@@ -23,9 +22,6 @@ class Command(NamedTuple):
     usage: str
     summary: str
 
-
-# What a disk says where the name of the file is not told: full, no share of it left, broken, read-only, too large.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 COMMANDS = {
     "train": Command("mbrl.cli.train", "train [EXPERIMENT | RUN_DIR] [--KEY VALUE ...]",
@@ -64,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # a full disk, a name too long, a right that is lacking
-        if error.filename is None and error.errno not in _DISK:
+        if not (said := of_disk(error)):
             raise
-        return _refuse(": ".join(str(part) for part in (error.filename, error.strerror) if part))
+        return _refuse(said)
 
 
 def _refuse(sentence: str) -> int:

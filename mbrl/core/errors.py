@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+# What a disk says where the name of the file is not told: full, no share of it left, broken, read-only, too large.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 
 class UserError(ValueError):
@@ -31,3 +35,10 @@ def unknown(thing: str, given: str, choices: Iterable[str]) -> UserError:
     hint = nearest(given, names)
     known = "" if hint else f"; known are {', '.join(names)}"
     return UserError(f"unknown {thing} {given!r}{hint or known}")
+
+
+def of_disk(error: OSError) -> str:
+    """Return the sentence for a file or a disk that refused: a right that is lacking, no room; "" for all else."""
+    if error.filename is None and error.errno not in _DISK:
+        return ""
+    return ": ".join(str(part) for part in (error.filename, error.strerror) if part)

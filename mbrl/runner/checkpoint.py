@@ -207,15 +207,16 @@ def _check_stored(saved: Saved) -> None:
     No array is read for it, so a file that says it holds terabytes takes no memory.
     """
     told = _orbax(lambda orbax: orbax.metadata((saved.path / _STATE).absolute())).item_metadata
-    if told is None:
+    if not isinstance(told and told.tree, dict):
         raise ValueError("its own description of the arrays is missing")
     for name, spec in saved.specs.items():
         if not math.prod(spec.shape):
             continue
         dtype, shape = leaves.stored(spec)
-        found = told.tree[name]
-        if (str(found.dtype), tuple(found.shape)) != (dtype, shape):
-            raise ValueError(f"the file of {name} holds {found.dtype}{list(found.shape)}, not {dtype}{list(shape)}")
+        # What is described as a text, say, has neither.
+        found = tuple(getattr(told.tree[name], part, None) for part in ("dtype", "shape"))
+        if (str(found[0]), found[1]) != (dtype, shape):
+            raise ValueError(f"the file of {name} holds {found[0]}{found[1]}, not {dtype}{shape}")
 
 
 def _identical(a: np.ndarray | None, b: np.ndarray) -> bool:

@@ -20,6 +20,9 @@ from mbrl.runner.state import TrainState
 # What may change when a run goes on: it decides how long, how often and how much, but no number of the training.
 MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "fsdp", "evaluation.", "checkpoint.")
 
+# Settings that came later, and what a run does that was saved without them.
+_CAME_LATER = {"agent.worldmodel.discount_of": "step"}
+
 # What agents that bring their own training loop make nothing of.
 NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults", "fsdp")
 
@@ -157,9 +160,10 @@ def check_same(saved: str, config: Config[Any]) -> None:
     """
     was, now = (dict(_flat(yaml_file.parse("the checkpoint's config.yaml", x))) for x in (saved, to_yaml(config)))
     for key in [*was, *(key for key in now if key not in was)]:
-        if was.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
+        before = was.get(key, _CAME_LATER.get(key))
+        if before != now.get(key) and not key.startswith(MAY_CHANGE):
             raise UserError(
-                f"the checkpoint was saved with {key} = {was.get(key)}, not {now.get(key)}; a run goes on with its own "
+                f"the checkpoint was saved with {key} = {before}, not {now.get(key)}; a run goes on with its own "
                 f"config, of which only steps, max_faults, devices, fsdp, evaluation and checkpoint may change"
             )
 

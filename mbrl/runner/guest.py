@@ -28,7 +28,7 @@ from mbrl.runner.checks import check, is_guest
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.loggers import MetricsLog, Values
 from mbrl.runner.reporter import Reporter, endure
-from mbrl.runner.rundir import RunDir
+from mbrl.runner.rundir import RunDir, mark_saved
 
 
 class GuestState(NamedTuple):
@@ -151,15 +151,15 @@ def _hear(m: _Machine, agent: Any, metrics: dict[str, float]) -> None:
     m.reporter.phase("learning")
     m.reporter.metrics(step, told[-1], values)
     m.last[:] = [(state, values)]
-    over = step == told[-1]
-    if over or m.received or measures.due(m.config.checkpoint.every, before, step):
+    over, stopping = step == told[-1], bool(m.received)
+    if over or stopping or measures.due(m.config.checkpoint.every, before, step):
         m.reporter.phase("saving")
         save = partial(_save, m, state, values)
-        if over or m.received:
+        if over or stopping:
             save()  # there is no later one
         else:
             endure(m.reporter, save)
-    if m.received and not over:
+    if stopping and not over:
         then = f"its policy can be played, but the training of {m.config.agent.name} cannot go on from there"
         raise stop.Interrupted(m.folder.path, step, m.received[0], then)
     m.reporter.phase("learning")
@@ -169,6 +169,7 @@ def _save(m: _Machine, state: GuestState, values: Values) -> None:
     """Save the policy; the log is durable first."""
     m.log.sync()
     m.saves.save(state, int(state.step), config=to_yaml(m.config), metric=values["eval/return_mean"])
+    mark_saved(m.folder)
 
 
 def _survive(m: _Machine, state: GuestState) -> None:

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from mbrl.core.errors import UserError
+from mbrl.core.errors import UserError, of_disk
 from mbrl.runner import leaves, muster
 from mbrl.runner.bond import LOST, Bond, leave
 from mbrl.runner.launch import AUTO, Address, Launch, address, check
@@ -111,8 +111,8 @@ def _reason(error: BaseException) -> tuple[int, str]:
         return 2, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, f"process {jax.process_index()} was interrupted at once, without saving"
-    if isinstance(error, OSError) and error.filename:
-        return 2, f"process {jax.process_index()}: {error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and (said := of_disk(error)):
+        return 2, f"process {jax.process_index()}: {said}"
     # Perhaps what failed is an exchange with a process that died: the bond is about to find out, and to end this one.
     with contextlib.suppress(KeyboardInterrupt):
         time.sleep(_VERDICT_SECONDS if several() else 0)

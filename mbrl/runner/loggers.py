@@ -66,10 +66,15 @@ class MetricsLog:
         self._events.write(step, shown)
 
     def sync(self) -> None:
-        """Make what was written durable, as a save at the same step needs it; raises OSError where the disk refuses."""
+        """Make what was written durable, as a save at the same step needs it.
+
+        Raises:
+            OSError: the disk refused the lines; TensorBoard's copy may lack what it was refused.
+        """
         self._append()
         os.fsync(self._file)
-        self._events.flush()
+        with contextlib.suppress(OSError):
+            self._events.flush()
 
     def _close_events(self) -> None:
         """End TensorBoard's copy, which may lack what the disk refused: what ends a run is the log itself."""

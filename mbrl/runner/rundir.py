@@ -17,8 +17,7 @@ from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.files import write_atomic
 
 _LOCK = ".lock"
-# How a line of the metrics begins.
-_STEP = re.compile(rb'\{"step": (\d{1,12})')
+_SAVED = ".saved"
 
 
 class InUse(UserError):  # noqa: N818 - nothing went wrong: another process is at it
@@ -105,7 +104,7 @@ def take(config: Config[Any], anew: Callable[[], bool] = lambda: False) -> Itera
 
     Raises:
         InUse: another process holds it.
-        UserError: what is there is no run, or the folder cannot be made.
+        UserError: what is there is no run, its saves have gone, or the folder cannot be made.
     """
     path = Path(config.run_dir)
     run = RunDir(path)
@@ -114,10 +113,13 @@ def take(config: Config[Any], anew: Callable[[], bool] = lambda: False) -> Itera
         raise UserError(f"{path} is in the way of a run, but is none: it holds no config.yaml; remove it")
     made = _make(path)
     with hold(path):
-        if saved(run) and not anew():
-            yield run
-            return
-        _clear(run, run.config)
+        from_scratch = anew()
+        if not from_scratch:
+            if saved(run):
+                yield run
+                return
+            _refuse_lost(run)
+        _clear(run)
         with _begin(run, config, made=made):
             yield run
 
@@ -146,16 +148,27 @@ def _begin(run: RunDir, config: Config[Any], *, made: bool) -> Iterator[RunDir]:
     except BaseException:
         # What stands here is this process's own; with neither a save nor a line of metrics it is worth nothing.
         if not run.checkpoints.is_dir() and not (run.metrics.is_file() and run.metrics.stat().st_size):
-            _clear(run, run.config, run.path / _LOCK)
-            if made:
-                shutil.rmtree(run.path, ignore_errors=True)
+            _clear(run)
+            _leave(run, made=made)
         raise
 
 
-def _clear(run: RunDir, *others: Path) -> None:
-    """Remove what a run writes before its first save, and others; whatever else lies in the folder is somebody's."""
+def _leave(run: RunDir, *, made: bool) -> None:
+    """Remove config and lock where nothing else is in the folder, and the folder too where it was made for the run."""
+    own = {run.config, run.path / _LOCK}
+    if not own.issuperset(run.path.iterdir()):
+        return
+    for entry in own:
+        entry.unlink(missing_ok=True)
+    if made:
+        run.path.rmdir()
+
+
+def _clear(run: RunDir) -> None:
+    """Remove what a run has written but its config; whatever else lies in the folder is somebody's."""
     parts = run.path.glob(".*.part")  # half-written
-    for entry in (run.metrics, run.tensorboard, run.checkpoints, run.videos, run.faults, run.machines, *parts, *others):
+    written = run.metrics, run.tensorboard, run.checkpoints, run.report, run.videos, run.faults, run.machines
+    for entry in (*written, run.path / _SAVED, *parts):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
@@ -163,12 +176,8 @@ def _clear(run: RunDir, *others: Path) -> None:
 
 
 @contextlib.contextmanager
-def reopen(path: Path, every: int = 1) -> Iterator[RunDir]:
+def reopen(path: Path) -> Iterator[RunDir]:
     """Hold the folder of a run that is to go on; what one killed before its first save left is cleared away.
-
-    Args:
-        path: the folder.
-        every: env steps from save to save.
 
     Raises:
         UserError: it is not a run's folder, another process holds it, or its saves have gone.
@@ -176,22 +185,24 @@ def reopen(path: Path, every: int = 1) -> Iterator[RunDir]:
     run = begun(path)
     with hold(run.path):
         if not saved(run):
-            _refuse_lost(run, every)
+            _refuse_lost(run)
             _clear(run)
         yield run
 
 
-def _refuse_lost(run: RunDir, every: int) -> None:
-    """Raise where a run must have had a save that is no longer there, before what is left of it is cleared away."""
-    logged = run.metrics.read_bytes().splitlines() if run.metrics.is_file() else []
-    steps = [int(found[1]) for line in logged if (found := _STEP.match(line))]
-    # A process may be killed between the line and the save that is due with it; the next line comes after the save.
-    lost = sum(step >= every for step in steps) > 1 or run.report.exists()
-    if lost or run.checkpoints.is_symlink():
+def _refuse_lost(run: RunDir) -> None:
+    """Raise where a run had a save and has none, before what is left of it is cleared away."""
+    if (run.path / _SAVED).exists() or run.checkpoints.is_symlink():
         raise UserError(
-            f"{run.path} holds metrics up to env step {max(steps, default=0):,} but no save, though one must have been "
-            f"made: put its folder {run.checkpoints.name} back, or remove {run.path} to begin anew"
+            f"{run.path} had a save and has none: put its folder {run.checkpoints.name} back, or remove {run.path} to "
+            "begin anew"
         )
+
+
+def mark_saved(run: RunDir) -> None:
+    """Note that a run has had a save, so that its absence is told and not taken for that of a run just begun."""
+    with contextlib.suppress(OSError):  # of a full disk; the save itself is there
+        (run.path / _SAVED).touch()
 
 
 def existing(path: Path) -> RunDir:

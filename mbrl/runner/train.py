@@ -102,7 +102,7 @@ def _opened(config: Config[Any], resume: str | Path | None) -> contextlib.Abstra
     """Return the folder to hold; a process that does not write it knows its name alone."""
     if not hosts.first():
         return contextlib.nullcontext(RunDir(Path(resume or config.run_dir)))
-    return rundir.create(config) if resume is None else rundir.reopen(Path(resume), config.checkpoint.every)
+    return rundir.create(config) if resume is None else rundir.reopen(Path(resume))
 
 
 def prepare(config: Config[Any]) -> tuple[Program | GuestProgram, Evaluate, str]:
@@ -262,6 +262,7 @@ def _save(m: _Machine, state: TrainState, metric: float | None) -> None:
     if whole is not None:
         m.log.sync()
         m.saves.save(whole, step, config=to_yaml(m.config), metric=metric)
+        rundir.mark_saved(m.folder)
         heap.hand_back()  # copies of the whole state, the replay included
 
 

@@ -58,13 +58,14 @@ def _check_same(spec: Path, now: dict[str, Any]) -> None:
         was = json.loads(spec.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{spec} cannot be read; choose another --root") from error
+    free = [key for key in _FREE if now["backend"] != "ray" or key not in _NUMBERS]
     for key in (key for key in now if key not in _FREE):
         if not isinstance(was, dict) or was.get(key) != now[key]:
             raise UserError(
                 f"{spec.parent} holds a sweep with another {key}; a sweep goes on as it was begun, but for "
-                f"{', '.join(_FREE)}: choose another --root"
+                f"{', '.join(free)}: choose another --root"
             )
-    for key in _NUMBERS if now["backend"] == "ray" else ():
+    for key in (key for key in _FREE if key not in free):
         if was.get(key) != now[key]:
             raise UserError(
                 f"{spec.parent} holds a sweep of Ray's with {key} {was.get(key)}, not {now[key]}, and Ray goes on with "

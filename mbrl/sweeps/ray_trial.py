@@ -101,8 +101,8 @@ class RayTrial(tune.Trainable):
 
         A population may copy a save at any, the one that was judged.
         """
-        if steps >= self._sweep.steps:
-            return code is not None  # with its last save and its report
+        if steps >= self._sweep.steps and code is None:
+            return False  # its last save and its report are yet to come
         if self._sweep.scheduler != "pbt":
             return True
         saves = self._run / "checkpoints"

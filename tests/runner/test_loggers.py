@@ -109,6 +109,22 @@ def test_a_disk_that_is_full_at_the_end_is_told_with_the_files_name(run, full_di
         log.write(16, {"x": 2})
 
 
+def test_a_save_needs_the_lines_and_not_tensorboards_copy(run, monkeypatch):
+    def refusing(verb):
+        def full(log):
+            verb(log)
+            raise OSError(28, "No space left on device")
+
+        return full
+
+    for verb in (Events.flush, Events.close):
+        monkeypatch.setattr(Events, verb.__name__, refusing(verb))
+    with MetricsLog(run) as log:
+        log.write(8, {"x": 1})
+        log.sync()
+    assert read_metrics(run) == [{"step": 8, "x": 1}]
+
+
 def test_events_that_a_full_disk_cuts_short_do_not_hide_later_ones(run, full_disk):
     """The buffered record reaches the disk in part when it is flushed; what follows begins a file of its own."""
     fill, empty = full_disk

@@ -122,33 +122,37 @@ def test_what_is_not_the_runs_own_is_left_in_its_folder(tmp_path):
         assert (tmp_path / "mine" / "notes.txt").read_text() == "kept"
 
 
-def lose_saves(folder, how):
-    """Let the saves of a run, of which one is due every 16 env steps, be gone; return what is left."""
-    steps = (8, 16) if how in {"link", "report"} else (8, 16, 24)
-    text = "".join(f'{{"step": {step}, "x": 1.0}}\n' for step in steps)
-    for name in ("config.yaml", "videos.txt", *(["report.html"] if how == "report" else [])):
-        (folder / name).write_text("kept")
-    (folder / "metrics.jsonl").write_text(text)
-    if how == "link":
-        (folder / "checkpoints").symlink_to(folder / "unmounted")
-    return sorted([*(path.name for path in folder.iterdir()), ".lock"])
-
-
-@pytest.mark.parametrize("how", ["removed", "link", "report"])
+@pytest.mark.parametrize("how", ["removed", "unmounted", "emptied"])
 def test_a_run_whose_saves_have_gone_is_not_begun_anew(how, tmp_path):
-    left = lose_saves(tmp_path, how)
-    sentence = r"but no save, .* put its folder checkpoints back, or remove .*"
-    with pytest.raises(UserError, match=sentence), rundir.reopen(tmp_path, 16):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    config = toy_config(run_dir=str(tmp_path / "run"))
+    with rundir.create(config) as run:
+        run.metrics.write_text('{"step": 8}\n')
+        run.checkpoints.mkdir()
+        rundir.mark_saved(run)
+    if how != "emptied":
+        run.checkpoints.rmdir()
+    if how == "unmounted":
+        (run.path / ".saved").unlink()  # of a run that is older than the mark
+        run.checkpoints.symlink_to(tmp_path / "disk")
+    left, said = sorted(run.path.iterdir()), "had a save and has none: put its folder checkpoints back, or remove"
+    for hold in (rundir.reopen(run.path), rundir.take(config)):
+        with pytest.raises(UserError, match=said), hold:
+            pass
+        assert sorted(run.path.iterdir()) == left
+    with rundir.take(config, anew=lambda: True):  # which was asked for
+        assert sorted(path.name for path in run.path.iterdir()) == [".lock", "config.yaml"]
 
 
-def test_one_killed_in_its_first_save_begins_anew(tmp_path):
-    lose_saves(tmp_path, "removed")
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines[:2]) + lines[2][:9])
-    with rundir.reopen(tmp_path, 16):
-        assert not (tmp_path / "metrics.jsonl").exists()
+def test_notes_in_the_folder_of_a_run_that_fails_at_once_stay_and_do_not_stand_in_its_way(tmp_path):
+    def fail(run):
+        (run.path / "notes.txt").write_text("kept")
+        raise RuntimeError("out of memory")
+
+    config = toy_config(run_dir=str(tmp_path / "run"))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="memory"), rundir.take(config) as run:
+            fail(run)
+        assert (tmp_path / "run" / "notes.txt").read_text() == "kept"
 
 
 def test_atomic_write_leaves_the_old_content_on_failure(tmp_path, monkeypatch):

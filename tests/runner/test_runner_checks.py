@@ -11,6 +11,7 @@ from mbrl.core.errors import UserError
 from mbrl.envs.config import EnvConfig
 from mbrl.replay import memory
 from mbrl.replay.config import ReplayConfig
+from mbrl.runner import checks
 from mbrl.runner.checks import check, check_evaluation, check_memory, check_same
 from mbrl.runner.config import CheckpointConfig, EvalConfig, to_yaml
 
@@ -64,16 +65,11 @@ def test_memory(monkeypatch):
         check_memory(toy_config(), state._replace(replay=ring))
 
 
-def test_same_config():
+def test_same_config(monkeypatch):
     saved = to_yaml(toy_config())
     check_same(saved, toy_config(steps=128, run_dir="elsewhere", evaluation=EvalConfig(every=8), max_faults=7))
     with pytest.raises(UserError, match=r"agent\.rate = 1e-05, not 0\.1"):
         check_same(saved, toy_config(agent=ToyConfig(rate=0.1)))
-
-    odd = "a: [1", "[1, 2]", "a: &x 1\nb: *x", "a: !!python/object:os.system 1", "", "[" * 5000, "a: " + "x" * 10**6
-    for text in odd:
-        with pytest.raises(UserError, match=r"^the checkpoint's config\.yaml"):
-            check_same(text, toy_config())
 
     @dataclasses.dataclass(frozen=True)
     class Wider(ToyConfig):
@@ -81,3 +77,15 @@ def test_same_config():
 
     with pytest.raises(UserError, match=r"agent\.depth = None, not 3"):
         check_same(saved, toy_config(agent=Wider()))
+    # What was saved before there was a setting goes on where the setting leaves everything as it was.
+    monkeypatch.setattr(checks, "_CAME_LATER", {"agent.depth": 3})
+    check_same(saved, toy_config(agent=Wider()))
+    with pytest.raises(UserError, match=r"agent\.depth = 3, not 4"):
+        check_same(saved, toy_config(agent=Wider(depth=4)))
+
+
+def test_a_saved_config_that_is_none():
+    odd = "a: [1", "[1, 2]", "a: &x 1\nb: *x", "a: !!python/object:os.system 1", "", "[" * 5000, "a: " + "x" * 10**6
+    for text in odd:
+        with pytest.raises(UserError, match=r"^the checkpoint's config\.yaml"):
+            check_same(text, toy_config())
