@@ -64,7 +64,9 @@ def check() -> None:
 def outcomes(sweep: Sweep, folder: Path, states: dict[str, State]) -> list[Outcome]:
     """Return what is known of every trial; those whose state is not given are running, or have failed to begin."""
     found = []
-    for number, path in enumerate(sorted((folder / trials.PARAMS).glob("*.json"), key=lambda p: p.stat().st_mtime_ns)):
+    # Ray numbers the trials of its own searches, whose files a population writes anew; Optuna's come in their order.
+    order = lambda path: (path.stem.partition("_")[2], path.stat().st_mtime_ns)
+    for number, path in enumerate(sorted((folder / trials.PARAMS).glob("*.json"), key=order)):
         run = folder / "trials" / path.stem
         latest = trials.readings(run, sweep.metric)[-1:]
         score, steps = (latest[0].value, latest[0].steps) if latest else (None, 0)

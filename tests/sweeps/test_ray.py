@@ -121,3 +121,11 @@ def test_outcomes_of_ray_are_read_from_the_folder(sweep, tmp_path):
     assert [(one.number, one.state, one.score, one.steps) for one in found] == [
         (0, "failed", None, 0), (1, "running", 3.5, 512),
     ]
+
+
+def test_a_member_keeps_its_number_when_its_settings_are_written_anew(sweep, tmp_path):
+    (tmp_path / "params").mkdir()
+    for name in ("x_00001", "x_00000", "x_00001"):
+        (tmp_path / f"params/{name}.json").write_text("{}")
+    found = tune.outcomes(sweep, tmp_path, {})
+    assert [(one.number, one.run.name) for one in found] == [(0, "x_00000"), (1, "x_00001")]
