@@ -46,7 +46,10 @@ def test_one_candidate_is_dreamers_imagination():
     value = lambda params, latent: behaviour.value(params["critic"], latent).mean()[None]
     # Imagination does not clip its actions: bounds that do not bind.
     problem = from_model(model, 1, BEHAVIOUR.gamma, policy, value)._replace(low=-50.0, high=50.0)
-    config = SoftTreeConfig(rounds=horizon, width=1, candidates=1, mix=False, refine=0, horizon=horizon)
+    # Of one candidate no temperature changes anything. That of its spread, which is none, would divide values of 1e8 by
+    # 1e-7: as numbers of float32 they do not always cancel again.
+    heat: Any = {"relative": False, "temperature": 1e8}
+    config = SoftTreeConfig(rounds=horizon, width=1, candidates=1, mix=False, refine=0, horizon=horizon, **heat)
     planner = SoftTree(config, problem)
     noise = trees.draw(jax.random.key(1), planner.shape, 4, 1)
     # What `imagine` draws for its actions: the exact model splits its key by step.
