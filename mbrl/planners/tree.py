@@ -281,6 +281,11 @@ def _log_weight(proposal: Proposal, noise: Noise, slot: Int[Array, "B M"]) -> Fl
     return jnp.zeros_like(proposal.loc[..., 0])  # all alike
 
 
+# A spread of Q below this share of its size is float32's rounding more than a difference; divided by it, what is to
+# cancel in a derivative does not.
+_ROUNDING = 1e-4
+
+
 def _scaled(shape: Shape, nodes: Nodes, discount: float) -> Float[Array, "B"]:
     """Return tau in units of value: of the spread of what the root's children so far are worth at one look."""
     edges = nodes.edges
@@ -290,7 +295,8 @@ def _scaled(shape: Shape, nodes: Nodes, discount: float) -> Float[Array, "B"]:
     child = ((edges.parent == 0) & edges.present).astype(q.dtype)
     share = child / child.sum(1, keepdims=True)
     variance = (share * jnp.square(q - (share * q).sum(1, keepdims=True))).sum(1)
-    return shape.temperature * jnp.sqrt(variance + 1e-12)
+    size = (share * jnp.square(jax.lax.stop_gradient(q))).sum(1)
+    return shape.temperature * jnp.sqrt(variance + 1e-12 + _ROUNDING**2 * size)
 
 
 def _joined(old: Any, new: Any, axis: int) -> Any:
