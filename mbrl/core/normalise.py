@@ -121,7 +121,7 @@ def deviation(state: Moments, least: float = 1e-6) -> Float[Array, "D"]:
 
 
 def whitening(state: Moments, ndim: int) -> tuple[Float[Array, "*N D"], Float[Array, "*N D"]]:
-    """Return mean and deviation with ``ndim`` axes, as many as what they scale has; no gradient passes."""
+    """Return mean and deviation ``[1, ..., 1, D]`` of ``ndim`` axes, as many as what they scale; no gradient passes."""
     lead = (1,) * (ndim - 1)
     mean, std = jax.lax.stop_gradient((state.mean, deviation(state)))
     return mean.reshape((*lead, -1)), std.reshape((*lead, -1))

@@ -111,7 +111,7 @@ def read(path: Path) -> Artifact:
     about = _read_json(beside(path))
     try:
         return _read(path, about)
-    except _Malformed as error:
+    except _MalformedError as error:
         raise UserError(f"{beside(path)} does not describe an exported policy: {error}; export it again") from None
 
 
@@ -122,7 +122,7 @@ def _describes(path: Path) -> bool:
         return False
 
 
-class _Malformed(Exception):  # noqa: N818 - caught in this module and said again with the file's name
+class _MalformedError(Exception):
     """What is wrong with the JSON."""
 
 
@@ -145,17 +145,17 @@ def _read(path: Path, about: dict[str, Any]) -> Artifact:
     size, digest = _whole(file, "bytes", 2**50), _get(file, "sha256", str)
     rows = about.get("rows")
     if rows != "any" and not (type(rows) is int and 1 <= rows <= MAX_ROWS):
-        raise _Malformed(f"rows is {_short(rows)}, not a number of rows")
+        raise _MalformedError(f"rows is {_short(rows)}, not a number of rows")
     start, length = _whole(code, "offset", size), _whole(code, "bytes", min(size, MAX_PROGRAM))
     listed = [_array(entry, size) for entry in _get(about, "parameters", list)]
     _refuse_twice(listed)
     carry = [_array(entry, None) for entry in _get(_get(about, "inputs", dict), "carry", list)]
     _refuse_twice(carry)
     if any(entry.shape[:1] != (rows,) for entry in carry):
-        raise _Malformed("a carry is not of as many rows as the policy")
+        raise _MalformedError("a carry is not of as many rows as the policy")
     spans = [(start, length), *((entry.offset, extent(entry)) for entry in listed)]
     if any(begin + extent > size for begin, extent in spans) or sum(extent for _, extent in spans) > size:
-        raise _Malformed(f"what it lists is more than the {size} bytes of the file")
+        raise _MalformedError(f"what it lists is more than the {size} bytes of the file")
     content = _bytes(path, size, exactly=True)
     if not content.startswith(MAGIC):
         raise UserError(f"{path} is not an exported policy: it does not begin with {MAGIC.decode()}")
@@ -182,32 +182,32 @@ def extent(entry: Array) -> int:
 def _array(entry: Any, size: int | None) -> Array:
     """Return an array's description; ``size`` is that of the file it lies in, None of a carry, which lies in none."""
     if not isinstance(entry, dict):
-        raise _Malformed(f"{_short(entry)} describes no array")
+        raise _MalformedError(f"{_short(entry)} describes no array")
     name, dtype, shape = _get(entry, "name", str), _get(entry, "dtype", str), _get(entry, "shape", list)
     if dtype not in DTYPES:
-        raise _Malformed(f"{_short(name)} has the dtype {_short(dtype)}, which no policy has")
+        raise _MalformedError(f"{_short(name)} has the dtype {_short(dtype)}, which no policy has")
     sizes = shape[1:] if size is None and shape[:1] == ["any"] else shape
     odd = len(shape) > 16 or any(type(n) is not int or n < 0 for n in sizes)
     if odd or math.prod(n or 1 for n in sizes) >= _MOST:
-        raise _Malformed(f"{_short(name)} has the shape {_short(shape)}, which no array has")
+        raise _MalformedError(f"{_short(name)} has the shape {_short(shape)}, which no array has")
     return Array(name, tuple(shape), dtype, 0 if size is None else _whole(entry, "offset", size))
 
 
 def _refuse_twice(entries: list[Array]) -> None:
     if len({entry.name for entry in entries}) < len(entries):
-        raise _Malformed("a name is listed twice")
+        raise _MalformedError("a name is listed twice")
 
 
 def _get(mapping: dict[str, Any], key: str, kind: type) -> Any:
     if not isinstance(mapping.get(key), kind):
-        raise _Malformed(f"{key} is missing, or not a {kind.__name__}")
+        raise _MalformedError(f"{key} is missing, or not a {kind.__name__}")
     return mapping[key]
 
 
 def _whole(mapping: dict[str, Any], key: str, most: int) -> int:
     value = mapping.get(key)
     if type(value) is not int or not 0 <= value <= most:
-        raise _Malformed(f"{key} is {_short(value)}, but must be a whole number from 0 to {most}")
+        raise _MalformedError(f"{key} is {_short(value)}, but must be a whole number from 0 to {most}")
     return value
 
 

@@ -12,14 +12,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from mbrl.deploy import doctor_machine
-
-Status: TypeAlias = Literal["ok", "warn", "fail"]
+from mbrl.deploy.doctor_machine import Lines, Status
 
 _SECONDS = 8.0  # that a process which tries something is waited for
 # What an extra brings, and the distribution that tells whether it is there where that is not one it names itself.
@@ -53,7 +52,7 @@ def examine(cache: Path, runs: Path = Path("runs")) -> list[Finding]:
     with ThreadPoolExecutor(2) as pool:
         devices = pool.submit(_tried, ["-m", "mbrl.deploy.doctor_devices"], {})
         graphics = pool.submit(_tried, ["-c", _GL], {"MUJOCO_GL": os.environ.get("MUJOCO_GL") or "egl"})
-        checks: list[tuple[str, Callable[[], Iterator[tuple[str, ...]]]]] = [
+        checks: list[tuple[str, Callable[[], Lines]]] = [
             ("cores", doctor_machine.cores),
             ("memory", doctor_machine.memory),
             ("disk", lambda: doctor_machine.disk("runs", runs)),
@@ -73,15 +72,15 @@ def examine(cache: Path, runs: Path = Path("runs")) -> list[Finding]:
         return [finding for name, check in checks for finding in _safely(name, check)]
 
 
-def _safely(name: str, check: Callable[[], Iterator[tuple[str, ...]]]) -> list[Finding]:
+def _safely(name: str, check: Callable[[], Lines]) -> list[Finding]:
     """Return a check's findings; one that breaks down is itself one."""
     try:
-        return [Finding(*found) for found in check()]  # type: ignore[arg-type] # checks yield a Finding's fields
+        return [Finding(status, *told) for status, *told in check()]
     except Exception as error:  # noqa: BLE001 - a doctor that dies of what it finds helps nobody
         return [Finding("warn", name, f"could not be checked ({type(error).__name__}: {error})")]
 
 
-def _python() -> Iterator[tuple[str, ...]]:
+def _python() -> Lines:
     version = ".".join(map(str, sys.version_info[:3]))
     yield ("ok", "Python", version) if sys.version_info >= (3, 11) else (
         "fail", "Python", version, "mbrl needs 3.11 or newer")
@@ -117,7 +116,7 @@ def _tried(words: list[str], settings: dict[str, str]) -> tuple[int | None, str,
     return done.returncode, done.stdout, complaint[:200]
 
 
-def _devices(tried: tuple[int | None, str, str]) -> Iterator[tuple[str, ...]]:
+def _devices(tried: tuple[int | None, str, str]) -> Lines:
     code, said, complaint = tried
     if code is None:
         yield "warn", "jax", f"{complaint}: not known whether JAX computes here", "try again when the machine is idle"
@@ -138,19 +137,19 @@ def _platforms(tried: tuple[int | None, str, str]) -> list[str]:
     return [row["platform"] for row in json.loads(tried[1].splitlines()[-1])] if tried[0] == 0 else []
 
 
-def _graphics(tried: tuple[int | None, str, str]) -> Iterator[tuple[str, ...]]:
+def _graphics(tried: tuple[int | None, str, str]) -> Lines:
     chosen = os.environ.get("MUJOCO_GL")
     name = f"MUJOCO_GL={chosen or 'egl'}"
     if tried[0] == 0:
-        advice = () if chosen else ("set MUJOCO_GL=egl where a program draws by MuJoCo itself",)
-        yield "ok", "MuJoCo GL", f"{name} works{'' if chosen else ', but is not set'}", *advice
+        advice = "" if chosen else "set MUJOCO_GL=egl where a program draws by MuJoCo itself"
+        yield "ok", "MuJoCo GL", f"{name} works{'' if chosen else ', but is not set'}", advice
     else:
         yield ("warn", "MuJoCo GL", f"{name} does not work: {tried[2]}",
                "only environments that draw by MuJoCo itself need it (mbrl draws on its own): install libegl1, "
                "MUJOCO_GL=egl")
 
 
-def _extras() -> Iterator[tuple[str, ...]]:
+def _extras() -> Lines:
     """Say of every extra whether it is there; the list is the package's own."""
     try:
         from packaging.requirements import Requirement

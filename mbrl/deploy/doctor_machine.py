@@ -13,9 +13,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-Lines: TypeAlias = Iterator[tuple[str, ...]]
+Status: TypeAlias = Literal["ok", "warn", "fail"]
+Lines: TypeAlias = Iterator[tuple[Status, str, str] | tuple[Status, str, str, str]]
 
 _GIB = 2**30
 # Settings that are there for looking for faults, or that a shell was left with, and what each does to a run.

@@ -281,13 +281,16 @@ def _log_weight(proposal: Proposal, noise: Noise, slot: Int[Array, "B M"]) -> Fl
     return jnp.zeros_like(proposal.loc[..., 0])  # all alike
 
 
-# A spread of Q below this share of its size is float32's rounding more than a difference; divided by it, what is to
-# cancel in a derivative does not.
-_ROUNDING = 1e-4
+# Least spread of Q, as a share of its size.
+_LEAST_SPREAD = 1e-4
 
 
 def _scaled(shape: Shape, nodes: Nodes, discount: float) -> Float[Array, "B"]:
-    """Return tau in units of value: of the spread of what the root's children so far are worth at one look."""
+    """Return tau ``[B]`` in units of value: of the spread of what the root's children so far are worth at one look.
+
+    Float32 keeps some seven digits of Q = r + gamma c V. Were the spread less than 1e-4 of its size (with one candidate
+    it is 0), the logits Q / tau would lose theirs, and what is to cancel in the derivative of V_soft would not.
+    """
     edges = nodes.edges
     if not shape.relative:
         return jnp.full(edges.reward.shape[0], shape.temperature, edges.reward.dtype)
@@ -296,7 +299,7 @@ def _scaled(shape: Shape, nodes: Nodes, discount: float) -> Float[Array, "B"]:
     share = child / child.sum(1, keepdims=True)
     variance = (share * jnp.square(q - (share * q).sum(1, keepdims=True))).sum(1)
     size = (share * jnp.square(jax.lax.stop_gradient(q))).sum(1)
-    return shape.temperature * jnp.sqrt(variance + 1e-12 + _ROUNDING**2 * size)
+    return shape.temperature * jnp.sqrt(variance + 1e-12 + _LEAST_SPREAD**2 * size)
 
 
 def _joined(old: Any, new: Any, axis: int) -> Any:

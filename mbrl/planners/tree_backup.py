@@ -7,8 +7,8 @@ below, tau temperature, rho product of the soft weights on the path from the roo
     V = (v + n V_soft) / (1 + n), or V_soft itself without mixing; V = v at a leaf
 All critics share one q, so that none is credited with a choice of its own; of one critic V_soft is tau log sum_k w_k
 e^{Q_k / tau}. Sums go over the candidates that were expanded. tau -> 0 gives max Q, tau -> infinity the prior's
-expectation. With tau in units of the spread of the root's Q the weights do not change when rewards are scaled or
-shifted.
+expectation. With tau in units of the spread of the root's Q the weights do not change when rewards are scaled, nor when
+they are shifted by less than makes that spread float32's rounding.
 dV_root/dtheta is rho-weighted: the derivative of V_soft by Q_k is q_k, that by q vanishes (the envelope theorem). That
 is exact of one critic and, of the critics' mean, with kappa = 0; else q is the best for Q_low, not for each critic.
 """

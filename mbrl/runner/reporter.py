@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
 
-from mbrl.core.errors import UserError
+from mbrl.core.errors import UserError, of_disk
 
 HEARTBEAT_SECONDS = 10.0
 
@@ -122,7 +122,7 @@ def endure(reporter: Reporter, write: Callable[[], None]) -> None:
     try:
         write()
     except (OSError, UserError) as error:
-        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        said = (isinstance(error, OSError) and of_disk(error)) or str(error)
         reporter.note(f"warning: {said}; training goes on and tries again")
 
 

@@ -113,8 +113,7 @@ def take(config: Config[Any], anew: Callable[[], bool] = lambda: False) -> Itera
         raise UserError(f"{path} is in the way of a run, but is none: it holds no config.yaml; remove it")
     made = _make(path)
     with hold(path):
-        from_scratch = anew()
-        if not from_scratch:
+        if not anew():
             if saved(run):
                 yield run
                 return

@@ -148,7 +148,7 @@ class Ensemble:
         outputs = 2 * (self.width + 1) + (config.discount_of == "step")
         self.net = Members(config.members, config.layers, config.units, outputs, dtype_of(precision))
         # One is enough: whether a state ends the episode is no matter for the members to be of several minds about.
-        self.ends = Members(1, config.layers, config.units, 1, dtype_of(precision))
+        self.end_net = Members(1, config.layers, config.units, 1, dtype_of(precision))
         self.weights = {
             "observation": 1.0,
             "reward": config.reward_scale,
@@ -160,11 +160,11 @@ class Ensemble:
         """Draw the members, each from itself; the moments have seen nothing."""
         inputs = jnp.zeros((self.config.members, 1, self.width + self.actions))
         ones = jnp.ones(self.width + 1)
-        ends = {}
+        end = {}
         if self.config.discount_of == "arrival":
             # By a key of its own: the members are the same with it and without.
-            ends = {"ends": self.ends.init(jax.random.fold_in(key, 1), inputs[:1, :, : self.width])["params"]}
-        return ends | {
+            end = {"end": self.end_net.init(jax.random.fold_in(key, 1), inputs[:1, :, : self.width])["params"]}
+        return end | {
             "members": self.net.init(key, inputs)["params"],
             "bounds": {"low": LOWEST * ones, "high": HIGHEST * ones},
             "seen": normalise.init_moments(self.width),
@@ -273,7 +273,7 @@ class Ensemble:
         target, mask = self._target(observation, after)
         target = normalise.whiten(params["change"], target)
         fit = -Gaussian(arrival.mean, arrival.std).log_prob(jnp.broadcast_to(target, arrival.mean.shape))
-        logits = self._ends(params, observation[1:])[None] if arrival.going is None else arrival.going
+        logits = self._going(params, observation[1:])[None] if arrival.going is None else arrival.going
         going = jnp.broadcast_to(after.discount, logits.shape)
         losses = {
             "observation": mask * fit[..., :-1].sum(-1).mean(0),
@@ -335,10 +335,10 @@ class Ensemble:
         std = jnp.exp(soft_clamp(log_variance, params["bounds"]["low"], params["bounds"]["high"]) / 2)
         return Arrival(mean, std, going[..., 0] if self.config.discount_of == "step" else None)
 
-    def _ends(self, params: Params, observation: Float[Array, "*N D"]) -> Float[Array, "*N"]:
+    def _going(self, params: Params, observation: Float[Array, "*N D"]) -> Float[Array, "*N"]:
         """Return the logit of going on after arriving at ``observation``."""
         seen = normalise.whiten(params["seen"], observation)
-        return jnp.asarray(self.ends.apply({"params": params["ends"]}, seen[None]))[0, ..., 0]
+        return jnp.asarray(self.end_net.apply({"params": params["end"]}, seen[None]))[0, ..., 0]
 
     def _dealt(
         self,
@@ -369,7 +369,7 @@ class Ensemble:
         """Return latents ``[*N]`` after a change drawn by standard noise from what one member of each expects."""
         change, std = self._changes(params, arrival)
         observation = latent.observation + change[..., :-1] + std[..., :-1] * noise
-        going = self._ends(params, observation) if arrival.going is None else arrival.going
+        going = self._going(params, observation) if arrival.going is None else arrival.going
         return Latent(observation, change[..., -1], std[..., -1], going)
 
     def _filtered(
@@ -379,7 +379,7 @@ class Ensemble:
         change, std = self._changes(params, arrival)
         reward = change[..., -1]
         spread = jnp.sqrt(jnp.square(std[..., -1]).mean(0) + reward.var(0))
-        going = self._ends(params, seen) if arrival.going is None else arrival.going.mean(0)
+        going = self._going(params, seen) if arrival.going is None else arrival.going.mean(0)
         nothing = lambda x, value: jnp.where(first, value, x)
         return Latent(seen, nothing(reward.mean(0), 0.0), nothing(spread, 1.0), nothing(going, SURE))
 

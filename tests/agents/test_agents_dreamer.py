@@ -70,7 +70,7 @@ def test_fresh_contexts_come_back(state):
     assert context.stoch.dtype == jnp.uint8
 
 
-class Learned(Exception):  # noqa: N818 - it carries what was to be learned from, and is no error
+class LearnedError(Exception):
     pass
 
 
@@ -79,10 +79,10 @@ def test_without_stored_contexts_sequences_start_from_nothing(state, stored):
     class Spy(Dreamer):
         def _loss(self, params, state, key, sequence):
             del params, state, key
-            raise Learned(sequence.context)
+            raise LearnedError(sequence.context)
 
     spy = Spy(dataclasses.replace(CONFIG, replay_context=stored), OBSERVATION, ACTION)
-    with pytest.raises(Learned) as learned:
+    with pytest.raises(LearnedError) as learned:
         spy.update(state, KEY, sequence())
     context = learned.value.args[0]
     assert any(unlike(context, sequence().context)) != stored

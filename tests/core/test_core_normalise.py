@@ -156,6 +156,15 @@ def test_what_is_constant_keeps_its_units():
     np.testing.assert_allclose(normalise.deviation(rounded), [1.0, 2e-3], rtol=1e-6)
 
 
+def test_whitening_by_hand():
+    state = normalise.Moments(jnp.array([1.0, 7.0]), jnp.array([4.0, 0.0]), jnp.float32(1))  # the second is constant
+    x = jnp.array([[[5.0, 8.0]], [[1.0, 7.0]]])
+    np.testing.assert_allclose(normalise.whiten(state, x), [[[2.0, 1.0]], [[0.0, 0.0]]])
+    assert [part.shape for part in normalise.whitening(state, 3)] == [(1, 1, 2)] * 2
+    slopes = jax.grad(lambda mean: normalise.whiten(state._replace(mean=mean), x).sum())(state.mean)
+    np.testing.assert_array_equal(slopes, [0.0, 0.0])
+
+
 def test_no_gradient_passes_through_moments():
     moved = lambda x: sum(
         part.sum() for part in normalise.update_moments(normalise.init_moments(2), x, jnp.ones(4), 0.1)

@@ -18,7 +18,7 @@ try:
     import mujoco
 
     mujoco.GLContext(8, 8).make_current()
-except Exception as error:  # noqa: BLE001 (whatever a missing driver makes EGL and its bindings raise)
+except Exception as error:  # noqa: BLE001 - whatever a missing driver makes EGL and its bindings raise
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
     sys.exit(NO_GRAPHICS)
 

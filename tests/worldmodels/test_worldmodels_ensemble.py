@@ -294,24 +294,24 @@ def arriving():
 
 
 def test_without_a_network_for_it_nothing_else_is_drawn_otherwise(arriving):
-    assert "ends" not in PARAMS
+    assert "end" not in PARAMS
     kernel = lambda params: params["members"]["BlockDense_0"]["kernel"]
     np.testing.assert_array_equal(kernel(arriving), kernel(PARAMS))
 
 
 def test_the_state_arrived_in_tells_the_end(arriving):
-    ends = jax.jit(ARRIVING._ends)
+    going_at = jax.jit(ARRIVING._going)
     dream = jax.jit(ARRIVING.imagine, static_argnums=4)(arriving, KEY, START, jnp.zeros((2, 2, 2)), 2)
-    np.testing.assert_allclose(dream.latent.going[1:], ends(arriving, dream.latent.observation[1:]), rtol=1e-5)
+    np.testing.assert_allclose(dream.latent.going[1:], going_at(arriving, dream.latent.observation[1:]), rtol=1e-5)
     particles = jax.tree.map(lambda x: jnp.repeat(x[:, None], 6, 1), START)
     moved = jax.jit(lambda p, z: ARRIVING.propagate(p, KEY, z, jnp.zeros((2, 2)), keep=True))(arriving, particles)
-    np.testing.assert_allclose(moved.going, ends(arriving, moved.observation), rtol=1e-5)
+    np.testing.assert_allclose(moved.going, going_at(arriving, moved.observation), rtol=1e-5)
     seen = jax.jit(ARRIVING.observe)(arriving, KEY, START, SEQUENCE).latent
     real = STEP_TYPES[1:] != FIRST
-    np.testing.assert_allclose(seen.going[real], ends(arriving, seen.observation)[real], rtol=1e-5)
+    np.testing.assert_allclose(seen.going[real], going_at(arriving, seen.observation)[real], rtol=1e-5)
     assert (np.asarray(seen.going)[~real] == SURE).all()
     # A border apart, the loss is that of the states arrived in, whatever was done to get there.
-    going = np.asarray(ends(arriving, SEQUENCE.context.observation[1:]))
+    going = np.asarray(going_at(arriving, SEQUENCE.context.observation[1:]))
     with_actions = lambda action: jax.jit(ARRIVING.loss)(arriving, KEY, SEQUENCE._replace(action=action))[1]
     output = with_actions(SEQUENCE.action)
     over = np.asarray(SEQUENCE.timestep.discount[1:]) == 0
@@ -320,7 +320,7 @@ def test_the_state_arrived_in_tells_the_end(arriving):
     np.testing.assert_allclose(output.losses["discount"], expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(with_actions(0 * SEQUENCE.action).losses["discount"], output.losses["discount"])
     slope = jax.jit(jax.grad(lambda p: ARRIVING.loss(p, KEY, SEQUENCE)[1].losses["discount"].sum()))(arriving)
-    assert all((leaf != 0).any() for leaf in jax.tree.leaves(slope["ends"]))
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(slope["end"]))
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(slope["members"]))
 
 
