@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import resource
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mbrl.bench import profile, start, timing
-from mbrl.bench.pieces import BESIDE, PIECES, Piece, Setting
+from mbrl.bench.pieces import BESIDE, PIECES, SEEDS, Piece, Setting
 from mbrl.core import heap
 from mbrl.envs import make_vector
 from mbrl.runner.checks import check
+from mbrl.runner.devices import split_cpu
 from mbrl.version import __version__
 
 __all__ = ["GROUPS", "NAMES", "measure", "table"]
@@ -58,6 +60,8 @@ def measure(names: Sequence[str], setting: Setting, repeats: int, seconds: float
         has its name in ``beside``, its milliseconds, and the ``ratio`` of its time to the piece's.
     """
     config = setting.config
+    if "epoch_seeds" in names:
+        split_cpu(dataclasses.replace(config, seeds=SEEDS))
     check(config)
     make_vector(config.env, 1)  # an environment that is not there is told before anything is timed
     heap.keep_freed()

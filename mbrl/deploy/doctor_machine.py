@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from mbrl.core.cores import cores as allowed_cores
+
 Status: TypeAlias = Literal["ok", "warn", "fail"]
 Lines: TypeAlias = Iterator[tuple[Status, str, str] | tuple[Status, str, str, str]]
 
@@ -34,7 +36,7 @@ _WINDOWS = ("tk", "qt", "gtk", "wx", "macosx")  # matplotlib's backends that ope
 
 def cores() -> Lines:
     """Yield how many cores this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = allowed_cores()
     load = os.getloadavg()[0]
     told = f"{allowed} of {os.cpu_count()}, on which {load:.1f} programs run"
     if load > 1.5 * allowed:
@@ -152,7 +154,7 @@ def settings() -> Lines:
     found = [
         (name, cost, "unset it") for name, cost in _HARMFUL.items() if os.environ.get(name, "").lower() not in _OFF
     ]
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = allowed_cores()
     for name in _THREADS:
         value = os.environ.get(name, "")
         if value.isdigit() and int(value) > allowed:

@@ -65,8 +65,8 @@ def _check_guest(config: Config[Any]) -> None:
     """Check the numbers of an agent that brings its own training loop, and that none is set that has no part in it."""
     _check_any(config)
     name = config.agent.name
-    for alone in ("seeds", "devices"):
-        if getattr(config, alone) != 1:
+    for alone, fitting in {"seeds": (1,), "devices": (1, "auto")}.items():
+        if getattr(config, alone) not in fitting:
             raise UserError(
                 f"{alone} must be 1, not {getattr(config, alone)}: {name} brings its own training loop, for one "
                 "seed and one device"

@@ -12,7 +12,7 @@ import jax
 
 
 class Footprint(NamedTuple):
-    """Bytes of one call of a compiled program, on each device."""
+    """Bytes of one call of a compiled program, on each device; on a CPU, whose devices share its memory, on all."""
 
     held: int  # its arguments, which are there before it runs
     peak: int  # arguments, results and temporaries at once, what is donated counted once
@@ -22,8 +22,10 @@ def footprint(compiled: Any) -> Footprint:
     """Return what a compiled function will take, as XLA planned it; nothing needs to run for that."""
     memory = compiled.memory_analysis()
     size = lambda name: getattr(memory, f"{name}_size_in_bytes", 0)
-    held = size("argument")
-    return Footprint(held, held + size("output") + size("temp") - size("alias"))
+    here = compiled.runtime_executable().local_devices()
+    times = len(here) if here[0].platform == "cpu" else 1
+    held = times * size("argument")
+    return Footprint(held, held + times * (size("output") + size("temp") - size("alias")))
 
 
 def options(level: int = 1) -> dict[str, Any]:

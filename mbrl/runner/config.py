@@ -52,9 +52,10 @@ class Config(Generic[AgentConfig]):
     seed: int = 0
     """Every random number of the run comes from it."""
     seeds: int = 1
-    """Seeds trained side by side in one program: `seed`, `seed + 1`, and so on."""
-    devices: int | Literal["all"] = 1
-    """Devices the run is split over, or `all` there are: seeds if there are several, else environments and batches."""
+    """Seeds trained in one program: `seed`, `seed + 1`, and so on."""
+    devices: int | Literal["all", "auto"] = "auto"
+    """Devices the run is split over, or `all` there are: seeds if there are several, else environments and batches.
+    `auto` is one, but for several seeds on a CPU, of which each core then counts as a device."""
     fsdp: bool = False
     """Whether parameters and what the optimiser remembers are split over the devices too, of which there are several,
     and the parameters brought together for each update: for models that hardly fit whole on each."""

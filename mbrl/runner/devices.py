@@ -7,7 +7,9 @@ the numbers of a single device up to the order of sums.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mbrl.core import parallel
+from mbrl.core.cores import cores
 from mbrl.core.errors import UserError
 from mbrl.core.rows import WIDTH
 from mbrl.replay.ring import Address, RingState
@@ -34,6 +37,17 @@ _RING = RingState(_COLUMNS, _ALL, _ALL)
 _BY_SEED = jax.tree.map(lambda axis: _OWN_SEEDS if axis == 0 else _ALL, AXES, is_leaf=lambda x: x is None)
 
 
+def split_cpu(config: Config[Any]) -> None:
+    """Make each core of a CPU a device of its own, for seeds to be split over, unless JAX already sees its devices.
+
+    A seed by itself does not keep two cores busy, and two seeds do. Batches and environments gain nothing by it.
+    """
+    told = jax.config.jax_num_cpu_devices != -1 or "device_count" in os.environ.get("XLA_FLAGS", "")
+    if config.seeds > 1 and config.devices != 1 and not told:
+        with contextlib.suppress(RuntimeError):  # what JAX says when it is too late
+            jax.config.update("jax_num_cpu_devices", cores())
+
+
 def mesh(config: Config[Any]) -> Mesh | None:
     """Return the devices a config asks for; None for one.
 
@@ -41,10 +55,11 @@ def mesh(config: Config[Any]) -> Mesh | None:
         UserError: there are not as many, or what should be split over them does not divide.
     """
     present = jax.devices()
-    count = len(present) if config.devices == "all" else config.devices
+    count = _count(config, len(present))
     if not 1 <= count <= len(present):
         raise UserError(
-            f"devices must lie between 1 and the {len(present)} that this machine has, or be all, not {config.devices}"
+            f"devices must lie between 1 and the {len(present)} that this machine has, or be all or auto, not "
+            f"{config.devices}"
         )
     if config.fsdp and (count == 1 or WIDTH % count):
         raise UserError(f"fsdp splits a model over 2, 4, 8, … {WIDTH} devices, and this run has {count}; leave it out")
@@ -70,6 +85,17 @@ def check_hosts(config: Config[Any]) -> None:
             f"on several hosts seeds must be 1, not {config.seeds}: seeds exchange nothing, so each host can train its "
             "own by itself"
         )
+
+
+def _count(config: Config[Any], present: int) -> int:
+    """Return how many of the devices a config asks for."""
+    if isinstance(config.devices, int):
+        return config.devices
+    if config.devices == "all":
+        return present
+    if config.seeds == 1 or jax.default_backend() != "cpu":
+        return 1
+    return max(count for count in range(1, present + 1) if config.seeds % count == 0)
 
 
 def _check_divides(config: Config[Any], count: int) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
 import jax
 
+from mbrl.core.cores import cores
 from mbrl.runner.files import write_atomic
 from mbrl.runner.rundir import RunDir
 
 
 def describe() -> str:
     """Return the accelerators, or else the processor, and the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = jax.devices()
+    devices, count = jax.devices(), cores()
     if devices[0].platform != "cpu":
-        return f"{len(devices)} x {devices[0].device_kind}, {cores} cores"
-    return f"{_processor()}, {cores} core{'s' * (cores != 1)}"
+        return f"{len(devices)} x {devices[0].device_kind}, {count} cores"
+    return f"{_processor()}, {count} core{'s' * (count != 1)}"
 
 
 def note(run: RunDir) -> None:

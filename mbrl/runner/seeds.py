@@ -1,4 +1,4 @@
-"""Several seeds in one program: `vmap` over the ``TrainState``.
+"""Several seeds in one program: `vmap` over the ``TrainState``, or on a CPU one after another.
 
 Each seed is the run it would be by itself, up to rounding. What all of them share, because it depends on the config
 alone, is kept once: env steps, updates, where the ring stands. So the loops that depend on it stay loops.
@@ -7,18 +7,19 @@ alone, is kept once: env steps, updates, where the ring stands. So the loops tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbrl.core.types import PRNGKey
+from mbrl.core.types import Metrics, PRNGKey
 from mbrl.replay.ring import RingState
 from mbrl.runner.config import Config
 from mbrl.runner.state import TrainState
 
 Found = TypeVar("Found")
+Epoch: TypeAlias = Callable[[TrainState], tuple[TrainState, Metrics]]
 
 # Which parts of the state have the seeds as their first axis.
 _SHARED: Any = None
@@ -40,11 +41,51 @@ def keys_of(config: Config[Any], named: Callable[[int], PRNGKey]) -> PRNGKey | j
     return jnp.stack([named(int(seed)) for seed in _numbers(config)])
 
 
-def over_seeds(config: Config[Any], init: Callable, epoch: Callable) -> tuple[Callable, Callable]:
+def over_seeds(config: Config[Any], init: Callable, epoch: Epoch) -> tuple[Callable, Epoch]:
     """Return the first state's function and an epoch for as many seeds as the config trains."""
     if config.seeds == 1:
         return init, epoch
-    return jax.vmap(init, out_axes=AXES), jax.vmap(epoch, in_axes=(AXES,), out_axes=(AXES, 0))
+    # A core is busy with one seed; of several at once it only has more in its caches (docs/performance.md).
+    every = in_turn if jax.default_backend() == "cpu" else side_by_side
+    return jax.vmap(init, out_axes=AXES), every(epoch)
+
+
+def side_by_side(epoch: Epoch) -> Epoch:
+    """Return an epoch of several seeds, all of them at once; their metrics are ``[S]``."""
+    return jax.vmap(epoch, in_axes=(AXES,), out_axes=(AXES, 0))
+
+
+def in_turn(epoch: Epoch) -> Epoch:
+    """Return what ``side_by_side`` does, but each seed begins its epoch when the one before has ended its own."""
+
+    def every(state: TrainState) -> tuple[TrainState, Metrics]:
+        shared = _parts(state, _SHARED)
+
+        def one(own: TrainState, number: jax.Array) -> tuple[TrainState, tuple[TrainState, Metrics]]:
+            mine = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False), own)
+            after, metrics = epoch(_joined(mine, shared))
+            put = lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, number, 0)
+            return jax.tree.map(put, own, _parts(after, _OWN)), (_parts(after, _SHARED), metrics)
+
+        own = _parts(state, _OWN)
+        # The states are what is carried, not what is scanned over, so that they are changed where they lie.
+        own, (after, metrics) = jax.lax.scan(one, own, jnp.arange(jax.tree.leaves(own)[0].shape[0]))
+        return _joined(own, jax.tree.map(lambda x: x[0], after)), metrics
+
+    return every
+
+
+def _parts(state: TrainState, which: Any) -> TrainState:
+    """Return the parts that each seed has of its own, or those that all share; None stands for the others."""
+    return jax.tree.map(lambda axis, part: part if axis is which else None, AXES, state, is_leaf=_is_none)
+
+
+def _joined(own: TrainState, shared: TrainState) -> TrainState:
+    return jax.tree.map(lambda axis, *parts: parts[axis is _SHARED], AXES, own, shared, is_leaf=_is_none)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 def evaluate_seeds(config: Config[Any], evaluate: Callable[..., Found]) -> Callable[..., Found]:
@@ -57,7 +98,7 @@ def pick(config: Config[Any], state: TrainState, number: int = 0) -> TrainState:
     if config.seeds == 1:
         return state
     take = lambda axis, part: part if axis is _SHARED else jax.tree.map(lambda x: x[number], part)
-    return jax.tree.map(take, AXES, state, is_leaf=lambda x: x is _SHARED)
+    return jax.tree.map(take, AXES, state, is_leaf=_is_none)
 
 
 def summarise(values: dict[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
     """
     if resume is not None:
         guest.refuse_to_go_on(config)
+    devices.split_cpu(config)
     program, evaluate, line = prepare(config)
     hosts.agree(0)  # what another process refuses, its own memory perhaps, is refused before there is a folder
     with _opened(config, resume) as folder, reporter or Silent() as told:

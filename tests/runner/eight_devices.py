@@ -1,6 +1,7 @@
-"""Runs the tiny Dreamer, or a toy, on one and on eight devices; prints what happened as JSON. For a process of its own.
+"""Runs the tiny Dreamer, or a toy, on one and on several devices; prints what happened as JSON. For a process
+of its own.
 
-Eight devices of a CPU are there only if XLA is told so before it starts.
+Several devices of a CPU are there only if XLA is told so before it starts.
 """
 
 import dataclasses
@@ -18,6 +19,8 @@ from tiny_run import CONFIG
 
 import mbrl
 from mbrl.replay.config import ReplayConfig
+from mbrl.runner import devices
+from mbrl.runner.compiled import compile_for
 from mbrl.runner.epoch import make_program
 from mbrl.runner.leaves import to_host
 from mbrl.runner.seeds import run_key
@@ -140,4 +143,25 @@ def moves():
     }
 
 
-print(json.dumps({"rows": rows, "fsdp": fsdp, "moves": moves, "seeds": seeds}[sys.argv[1]]()))
+def cores():
+    """Two seeds on two cores, which go on on one, and two that were on one from the start."""
+    devices.cores = lambda: 2  # on whatever machine this runs
+    with tempfile.TemporaryDirectory() as folder:
+        split, whole = Path(folder) / "split", Path(folder) / "whole"
+        config = dataclasses.replace(LEARNER, seeds=2, devices="auto")
+        results = [
+            mbrl.train(dataclasses.replace(config, steps=64, run_dir=str(split))),
+            mbrl.train(dataclasses.replace(config, steps=128, devices=1), resume=split),
+            mbrl.train(dataclasses.replace(config, steps=128, devices=1, run_dir=str(whole))),
+        ]
+        together, alone = numbers(split), numbers(whole)
+    shapes = jax.eval_shape(results[0].program.init, run_key(config))
+    return {
+        "alone": alone,
+        "together": together,
+        "devices": [len(result.state.replay.data.timestep.reward.sharding.device_set) for result in results],
+        "held": [compile_for(result.program.epoch, shapes).footprint.held for result in results],
+    }
+
+
+print(json.dumps({"rows": rows, "cores": cores, "fsdp": fsdp, "moves": moves, "seeds": seeds}[sys.argv[1]]()))

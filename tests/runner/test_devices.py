@@ -17,9 +17,9 @@ from mbrl.runner import devices
 CONFIG = tiny_run.CONFIG
 
 
-def on_eight(what):
+def on_eight(what, flag=" --xla_force_host_platform_device_count=8"):
     """Run ``eight_devices.py`` in a process that has eight devices; return what it found."""
-    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    flags = os.environ["XLA_FLAGS"] + flag
     script = Path(__file__).with_name("eight_devices.py")
     command = [sys.executable, str(script), what]
     done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=False)
@@ -84,7 +84,7 @@ def test_a_run_that_goes_on_on_eight_devices_and_back_on_one_is_that_which_staye
 @pytest.mark.parametrize(
     ("changes", "present", "said"),
     [
-        ({"devices": 2}, 1, "devices must lie between 1 and the 1 that this machine has, or be all, not 2"),
+        ({"devices": 2}, 1, "devices must lie between 1 and the 1 that this machine has, or be all or auto, not 2"),
         ({"devices": 0}, 4, "not 0"),
         ({"devices": "all"}, 4, "replay.batch_size 2 must both be multiples of it"),
         ({"devices": 1, "fsdp": True}, 4, "fsdp splits a model over 2, 4, 8, … 128 devices, and this run has 1"),
@@ -102,3 +102,23 @@ def test_impossible_devices_are_refused(monkeypatch, changes, present, said):
 def test_one_device_needs_no_mesh():
     assert devices.mesh(CONFIG) is None
     assert devices.mesh(dataclasses.replace(CONFIG, devices="all")) is None
+    assert devices.mesh(dataclasses.replace(CONFIG, seeds=2)) is None
+
+
+@pytest.mark.parametrize(
+    ("seeds", "platform", "count"), [(8, "cpu", 4), (6, "cpu", 3), (5, "cpu", 1), (8, "gpu", 1), (1, "cpu", 1)]
+)
+def test_seeds_take_as_many_cores_as_divide_them(monkeypatch, seeds, platform, count):
+    monkeypatch.setattr(devices.jax, "devices", lambda: list(range(4)))
+    monkeypatch.setattr(devices.jax, "default_backend", lambda: platform)
+    mesh = devices.mesh(dataclasses.replace(CONFIG, seeds=seeds))
+    assert (1 if mesh is None else mesh.size) == count
+
+
+def test_a_run_of_seeds_splits_the_cpu_and_comes_to_the_numbers_of_one_core():
+    found = on_eight("cores", "")
+    assert found["devices"] == [2, 1, 1]
+    # Both cores' memory counts: their states are in the machine's.
+    split, _, whole = found["held"]
+    np.testing.assert_allclose(split, whole, rtol=0.01)
+    assert_same_losses(found, ["loss/reward", "eval/return_mean"])

@@ -13,7 +13,7 @@ from mbrl.runner import restore
 from mbrl.runner.checks import check
 from mbrl.runner.epoch import make_program
 from mbrl.runner.report import make_report
-from mbrl.runner.seeds import AXES, pick, run_key, summarise
+from mbrl.runner.seeds import AXES, in_turn, pick, run_key, side_by_side, summarise
 from mbrl.runner.train import train
 
 CONFIG = dataclasses.replace(tiny_run.CONFIG, seed=5, seeds=2, steps=64)
@@ -67,6 +67,20 @@ def test_a_run_of_seeds_goes_on_and_is_evaluated_and_reported(finished):
     assert "2 in one program" in page
     assert "5: " in page
     assert "6: " in page
+
+
+def test_in_turn_is_side_by_side():
+    program = make_program(CONFIG)
+    alone = make_program(dataclasses.replace(CONFIG, seeds=1)).epoch
+    state, _ = program.prefill(program.init(run_key(CONFIG)))
+    found = [jax.jit(every(alone))(state) for every in (in_turn, side_by_side)]
+    (ours, metrics), (theirs, expected) = found
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), found[0]) == jax.tree.map(lambda x: (x.shape, x.dtype), found[1])
+    assert int(ours.updates) == int(theirs.updates) > 0
+    for x, y in zip(jax.tree.leaves(ours.agent.params), jax.tree.leaves(theirs.agent.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_loops_stay_loops():
