@@ -117,7 +117,7 @@ def _told(words: Sequence[str]) -> dict[str, Any]:
     from mbrl.runner.rundir import default_path
 
     config, resume = _experiment(words)
-    if config.devices == 1:
+    if config.devices in {1, "auto"}:
         config = dataclasses.replace(config, devices="all")
     if resume is None and not config.run_dir:
         config = dataclasses.replace(config, run_dir=str(default_path(config, datetime.now())))
