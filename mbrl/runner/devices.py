@@ -42,7 +42,7 @@ def split_cpu(config: Config[Any]) -> None:
 
     A seed by itself does not keep two cores busy, and two seeds do. Batches and environments gain nothing by it.
     """
-    told = jax.config.jax_num_cpu_devices != -1 or "device_count" in os.environ.get("XLA_FLAGS", "")
+    told = getattr(jax.config, "jax_num_cpu_devices", -1) != -1 or "device_count" in os.environ.get("XLA_FLAGS", "")
     if config.seeds > 1 and config.devices != 1 and not told:
         with contextlib.suppress(RuntimeError):  # what JAX says when it is too late
             jax.config.update("jax_num_cpu_devices", cores())
