@@ -122,7 +122,8 @@ def go(folder, *legs):
 def numbers(folder):
     """The metrics without the wall clock's figures."""
     parsed = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in parsed]
+    each = lambda line: {f"seeds/{name}": values for name, values in line.pop("seeds", {}).items()}
+    return [{k: v for k, v in (each(line) | line).items() if "time/" not in k} for line in parsed]
 
 
 def moves():
