@@ -29,7 +29,7 @@ SEEN: dict[Obs, specs.Array] = {
     "image": specs.BoundedArray((64, 64, 3), np.uint8, 0, 255, name="image"),
 }
 ACTIONS = 6
-SEEDS = 8  # of `epoch_seeds`
+SEED_COUNT = 8  # of `epoch_seeds`
 _EPISODE = 37  # steps of an episode in the made-up experience: a few borders in every batch
 _PICTURES = 16  # drawn side by side
 _WORLDS, _CONTROL_STEPS = 256, 50  # of a 2-D world, side by side and one after another
@@ -222,7 +222,7 @@ def updates_alone(setting: Setting) -> Piece:
 
 def epoch_seeds(setting: Setting) -> Piece:
     """An epoch of eight seeds in one program."""
-    return epoch(dataclasses.replace(setting, config=dataclasses.replace(setting.config, seeds=SEEDS)))
+    return epoch(dataclasses.replace(setting, config=dataclasses.replace(setting.config, seeds=SEED_COUNT)))
 
 
 def evaluation(setting: Setting) -> Piece:

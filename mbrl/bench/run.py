@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mbrl.bench import profile, start, timing
-from mbrl.bench.pieces import BESIDE, PIECES, SEEDS, Piece, Setting
+from mbrl.bench.pieces import BESIDE, PIECES, SEED_COUNT, Piece, Setting
 from mbrl.core import heap
 from mbrl.envs import make_vector
 from mbrl.runner.checks import check
@@ -60,8 +60,8 @@ def measure(names: Sequence[str], setting: Setting, repeats: int, seconds: float
         has its name in ``beside``, its milliseconds, and the ``ratio`` of its time to the piece's.
     """
     config = setting.config
-    if "epoch_seeds" in names:
-        split_cpu(dataclasses.replace(config, seeds=SEEDS))
+    if "epoch_seeds" in names:  # before JAX looks for its devices, as a run of seeds does
+        split_cpu(dataclasses.replace(config, seeds=SEED_COUNT))
     check(config)
     make_vector(config.env, 1)  # an environment that is not there is told before anything is timed
     heap.keep_freed()

@@ -71,14 +71,14 @@ def _experiment(words: Sequence[str]) -> tuple[reader.Config[Any], str | None]:
 def _train(config: reader.Config[Any], resume: str | None) -> int:
     from mbrl.cli import compilation, report  # these bring jax and physics with them, which --help does without
     from mbrl.runner.live import make_reporter
-    from mbrl.runner.stop import Interrupted, RunFailed
+    from mbrl.runner.stop import Interrupted, RunFailedError
     from mbrl.runner.train import train
 
     heap.few_arenas()
     cache = compilation.use_cache()
     try:
         result = train(config, resume=resume, reporter=make_reporter())
-    except (Interrupted, RunFailed) as ended:
+    except (Interrupted, RunFailedError) as ended:
         return _ended(ended)
     print(cache)
     print(f"run: {result.run_dir}")
@@ -92,7 +92,7 @@ def _train_together(launch: Launch, words: Sequence[str]) -> int:
     from mbrl.runner import hosts
     from mbrl.runner.live import make_reporter
     from mbrl.runner.restore import load
-    from mbrl.runner.stop import Interrupted, RunFailed
+    from mbrl.runner.stop import Interrupted, RunFailedError
     from mbrl.runner.train import train
 
     heap.few_arenas()
@@ -106,7 +106,7 @@ def _train_together(launch: Launch, words: Sequence[str]) -> int:
                 del result  # a report looks at the whole replay, as the last save has it: one is enough in memory
                 print(f"run: {run_dir}")
                 report.write(load(run_dir, config), run_dir)
-    except (Interrupted, RunFailed) as ended:
+    except (Interrupted, RunFailedError) as ended:
         return _ended(ended)
     return 0
 

@@ -42,7 +42,7 @@ def _wait(folder: Path) -> None:
         try:
             with rundir.hold(folder):
                 return
-        except rundir.InUse:
+        except rundir.InUseError:
             time.sleep(_POLL)
 
 

@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 Act = Callable[[Sequence[Request]], list[Answer]]
 
 
-class Refused(Exception):  # noqa: N818 - what a server answers, not what went wrong in it
+class RefusedError(Exception):
     """A request that is not done, with an HTTP status and one sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -54,11 +54,11 @@ class Sessions:
         """Return the name of a new session; nobody can guess it.
 
         Raises:
-            Refused: there is no room.
+            RefusedError: there is no room.
         """
         self.expire()
         if not self._free:
-            raise Refused(429, f"there are {len(self)} sessions, as many as may be; end one, or come again later")
+            raise RefusedError(429, f"there are {len(self)} sessions, as many as may be; end one, or come again later")
         name = secrets.token_urlsafe(24)
         session = Session(self._free.pop(), secrets.randbits(32) if seed is None else seed, self._clock())
         self._by_name[name] = session
@@ -68,18 +68,19 @@ class Sessions:
         """Return a session, which counts as using it.
 
         Raises:
-            Refused: there is none of that name.
+            RefusedError: there is none of that name.
         """
         self.expire()
         session = self._by_name.get(name)
         if session is None:
-            raise Refused(404, "there is no such session: it was ended, or not used for long; POST /sessions for one")
+            sentence = "there is no such session: it was ended, or not used for long; POST /sessions for one"
+            raise RefusedError(404, sentence)
         session.used = self._clock()
         self._by_name.move_to_end(name)
         return session
 
     def end(self, name: str) -> None:
-        """End a session; raises ``Refused`` where there is none."""
+        """End a session; raises ``RefusedError`` where there is none."""
         session = self.get(name)
         del self._by_name[name]
         session.ended = True

@@ -18,7 +18,7 @@ from mbrl.deploy import describe, requests
 from mbrl.deploy.engine import Engine
 from mbrl.deploy.engine import Request as Row
 from mbrl.deploy.policy import Policy
-from mbrl.deploy.sessions import Batcher, Refused, Sessions
+from mbrl.deploy.sessions import Batcher, RefusedError, Sessions
 
 _PATIENCE = 10.0  # seconds for a body to arrive
 _SWEEP = 15.0  # seconds between looks for sessions that nobody uses
@@ -54,7 +54,7 @@ def make_app(policy: Policy, engine: Engine, sessions: Sessions, token: str | No
                 if known and token is not None:
                     _check_token(request, token)
                 return await handler(request)
-            except Refused as refused:
+            except RefusedError as refused:
                 headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "10"}}.get(refused.status)
                 return JSONResponse({"error": str(refused)}, refused.status, headers)
 
@@ -104,21 +104,21 @@ class _Pages:
         session = self._sessions.get(request.path_params["name"])
         asked = requests.act_of(value, self._policy.observation_spec)
         if session.busy:
-            raise Refused(409, "this session is acting already; wait for the answer before the next request")
+            raise RefusedError(409, "this session is acting already; wait for the answer before the next request")
         first = asked.first or session.step == 0
         row = Row(session.slot, session.seed, session.step, first, asked.observation, asked.reward, asked.discount)
         if self._batcher.broken:
-            raise Refused(503, _BROKEN)
+            raise RefusedError(503, _BROKEN)
         session.busy = True
         try:
             answer = await self._batcher.act(row)
         except Exception as error:
-            raise Refused(503, _BROKEN) from error
+            raise RefusedError(503, _BROKEN) from error
         finally:
             session.busy = False
             self._sessions.release(session)
         if not answer.fine:
-            raise Refused(422, "the policy has no finite action for this; the session is as it was before")
+            raise RefusedError(422, "the policy has no finite action for this; the session is as it was before")
         session.step += 1
         return JSONResponse({"action": answer.action.tolist(), "step": session.step})
 
@@ -138,7 +138,7 @@ class _Pages:
 
     async def health(self, _request: Request) -> Response:
         if self._batcher.broken:
-            raise Refused(503, _BROKEN)
+            raise RefusedError(503, _BROKEN)
         return JSONResponse({"status": "ok"})
 
 
@@ -146,12 +146,12 @@ async def _body(request: Request, most: int) -> bytes:
     """Return a JSON body.
 
     Raises:
-        Refused: it is larger than it may be, comes too slowly, or is not said to be JSON.
+        RefusedError: it is larger than it may be, comes too slowly, or is not said to be JSON.
     """
     # A browser lets a page send JSON to another place only after asking that place, and this one says no.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "the body must be sent as Content-Type: application/json")
-    too_large = Refused(413, f"the body may have {most} bytes")
+        raise RefusedError(415, "the body must be sent as Content-Type: application/json")
+    too_large = RefusedError(413, f"the body may have {most} bytes")
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > most:
         raise too_large
@@ -159,13 +159,13 @@ async def _body(request: Request, most: int) -> bytes:
         async with asyncio.timeout(_PATIENCE):
             content = await _bounded(request, most, too_large)
     except TimeoutError:
-        raise Refused(408, f"the body did not arrive within {_PATIENCE:g} seconds") from None
+        raise RefusedError(408, f"the body did not arrive within {_PATIENCE:g} seconds") from None
     except ClientDisconnect:
-        raise Refused(400, "the connection was closed before the body had arrived") from None
+        raise RefusedError(400, "the connection was closed before the body had arrived") from None
     return content
 
 
-async def _bounded(request: Request, most: int, too_large: Refused) -> bytes:
+async def _bounded(request: Request, most: int, too_large: RefusedError) -> bytes:
     content = bytearray()
     async for part in request.stream():
         content += part
@@ -179,7 +179,7 @@ def _check_token(request: Request, token: str) -> None:
     # Compared in constant time: how long it takes says nothing of how much was right.
     right = hmac.compare_digest(given.strip().encode(), token.encode())
     if scheme.lower() != "bearer" or not right:
-        raise Refused(401, "a token is needed: Authorization: Bearer TOKEN")
+        raise RefusedError(401, "a token is needed: Authorization: Bearer TOKEN")
 
 
 def _check_host(request: Request) -> None:
@@ -192,7 +192,7 @@ def _check_host(request: Request) -> None:
     except ValueError:
         loopback = False
     if not loopback:
-        raise Refused(421, "this server answers on this machine's loopback alone, under localhost or its address")
+        raise RefusedError(421, "this server answers on this machine's loopback alone, under localhost or its address")
 
 
 async def _sweep(sessions: Sessions) -> None:

@@ -55,7 +55,8 @@ class Config(Generic[AgentConfig]):
     """Seeds trained in one program: `seed`, `seed + 1`, and so on."""
     devices: int | Literal["all", "auto"] = "auto"
     """Devices the run is split over, or `all` there are: seeds if there are several, else environments and batches.
-    `auto` is one, but for several seeds on a CPU, of which each core then counts as a device."""
+    `auto` is one, on several hosts all, and for several seeds on a CPU, of which each core then counts as a device, as
+    many as divide the seeds."""
     fsdp: bool = False
     """Whether parameters and what the optimiser remembers are split over the devices too, of which there are several,
     and the parameters brought together for each update: for models that hardly fit whole on each."""

@@ -135,7 +135,7 @@ def _hear(m: _Machine, agent: Any, metrics: dict[str, float]) -> None:
 
     Raises:
         Interrupted: a signal was received; the policy is saved.
-        RunFailed: the policy is not finite.
+        RunFailedError: the policy is not finite.
     """
     told = m.training.told
     before = int(m.last[0][0].step) if m.last else 0
@@ -177,7 +177,7 @@ def _survive(m: _Machine, state: GuestState) -> None:
     if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.agent))):
         return
     kept = "the policies saved before are" if m.folder.checkpoints.is_dir() else "none was saved before, so none is"
-    raise stop.RunFailed(
+    raise stop.RunFailedError(
         f"stopped at env step {int(state.step):,}: the policy of {m.config.agent.name} is not finite (NaN or Inf); "
         f"{kept} in {m.folder.checkpoints}"
     )

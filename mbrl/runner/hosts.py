@@ -28,7 +28,7 @@ from mbrl.runner import leaves, muster
 from mbrl.runner.bond import LOST, Bond, leave
 from mbrl.runner.launch import AUTO, Address, Launch, address, check
 from mbrl.runner.reporter import Reporter, Silent
-from mbrl.runner.stop import Interrupted, RunFailed
+from mbrl.runner.stop import Interrupted, RunFailedError
 from mbrl.runner.watchdog import Watched
 
 # Bytes that pass between hosts at once: more would take memory on the device, less is slower.
@@ -66,7 +66,7 @@ def join(launch: Launch, tell: Callable[[], dict[str, Any]]) -> Iterator[Togethe
 
     Nothing may have used a device before. A process that leaves for a reason of its own ends at once, without JAX's
     farewell, which would wait for the others; before that it tells them, and they end with the same sentence and exit
-    code. So this returns, or raises, only where all processes do: done, ``Interrupted`` or ``RunFailed``.
+    code. So this returns, or raises, only where all processes do: done, ``Interrupted`` or ``RunFailedError``.
 
     Args:
         launch: how this process was started.
@@ -86,7 +86,7 @@ def join(launch: Launch, tell: Callable[[], dict[str, Any]]) -> Iterator[Togethe
     try:
         _check_devices()
         yield Together(told, bond, launch.stall_limit)
-    except (Interrupted, RunFailed):  # decided by all, so all come here
+    except (Interrupted, RunFailedError):  # decided by all, so all come here
         bond.finish()
         raise
     except BaseException as error:

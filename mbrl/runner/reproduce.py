@@ -24,7 +24,7 @@ from mbrl.runner.guest import GuestProgram
 from mbrl.runner.loggers import read_metrics
 from mbrl.runner.reporter import Reporter
 from mbrl.runner.rundir import RunDir
-from mbrl.runner.stop import RunFailed
+from mbrl.runner.stop import RunFailedError
 from mbrl.runner.suite import Task
 
 State: TypeAlias = Literal["done", "failed", "open"]
@@ -124,9 +124,9 @@ def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train
                 told.note(f"{job.task.name}, {job.agent}, seed {job.config.seed}: {path}")
                 told.note(line)
                 train.run(program, evaluate, job.config, folder, told, resume=rundir.saved(folder))
-    except rundir.InUse:
+    except rundir.InUseError:
         return f"{path} is left to another process, which is at it"
-    except RunFailed as error:
+    except RunFailedError as error:
         return f"{path} failed: {error}"
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         return f"{path} failed: {(str(error).splitlines() or [type(error).__name__])[0]}"

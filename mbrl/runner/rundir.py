@@ -20,7 +20,7 @@ _LOCK = ".lock"
 _SAVED = ".saved"
 
 
-class InUse(UserError):  # noqa: N818 - nothing went wrong: another process is at it
+class InUseError(UserError):
     """Another process holds the run's folder."""
 
 
@@ -103,7 +103,7 @@ def take(config: Config[Any], anew: Callable[[], bool] = lambda: False) -> Itera
         anew: asked once the folder is held: whether what was saved is cleared away too.
 
     Raises:
-        InUse: another process holds it.
+        InUseError: another process holds it.
         UserError: what is there is no run, its saves have gone, or the folder cannot be made.
     """
     path = Path(config.run_dir)
@@ -251,7 +251,8 @@ def hold(path: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise InUse(f"run folder {path} is in use by another process; wait for it or choose another one") from error
+        sentence = f"run folder {path} is in use by another process; wait for it or choose another one"
+        raise InUseError(sentence) from error
     try:
         yield
     finally:

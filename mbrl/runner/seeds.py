@@ -56,7 +56,10 @@ def side_by_side(epoch: Epoch) -> Epoch:
 
 
 def in_turn(epoch: Epoch) -> Epoch:
-    """Return what ``side_by_side`` does, but each seed begins its epoch when the one before has ended its own."""
+    """Return what ``side_by_side`` does, but each seed begins its epoch when the one before has ended its own.
+
+    A state is as ``AXES`` says, with S seeds; metrics are ``[S]``.
+    """
 
     def every(state: TrainState) -> tuple[TrainState, Metrics]:
         shared = _parts(state, _SHARED)
@@ -77,11 +80,13 @@ def in_turn(epoch: Epoch) -> Epoch:
 
 def _parts(state: TrainState, which: Any) -> TrainState:
     """Return the parts that each seed has of its own, or those that all share; None stands for the others."""
-    return jax.tree.map(lambda axis, part: part if axis is which else None, AXES, state, is_leaf=_is_none)
+    return jax.tree.map(lambda axis, part: part if axis == which else None, AXES, state, is_leaf=_is_none)
 
 
 def _joined(own: TrainState, shared: TrainState) -> TrainState:
-    return jax.tree.map(lambda axis, *parts: parts[axis is _SHARED], AXES, own, shared, is_leaf=_is_none)
+    """Undo ``_parts``."""
+    take = lambda axis, mine, common: common if axis is _SHARED else mine
+    return jax.tree.map(take, AXES, own, shared, is_leaf=_is_none)
 
 
 def _is_none(x: Any) -> bool:

@@ -30,7 +30,7 @@ class Interrupted(Exception):  # noqa: N818 - nothing went wrong: it was asked f
         self.exit_code = 128 + signum
 
 
-class RunFailed(Exception):  # noqa: N818 - a public name that says what happened, as InUse and Interrupted beside it do
+class RunFailedError(Exception):
     """The numbers broke down more often than the run may survive; state and batch are saved, the message says where."""
 
 

@@ -83,7 +83,7 @@ def train(config: Config[Any], *, resume: str | Path | None = None, reporter: Re
     Raises:
         UserError: something in the config or the folder is not right; nothing was written. Or a save failed.
         Interrupted: SIGINT or SIGTERM; the run is saved and can go on.
-        RunFailed: more non-finite numbers than ``config.max_faults``; state and batch are saved.
+        RunFailedError: more non-finite numbers than ``config.max_faults``; state and batch are saved.
     """
     if resume is not None:
         guest.refuse_to_go_on(config)
@@ -273,14 +273,14 @@ def _survive(m: _Machine, state: TrainState, metric: float | None) -> None:
     A faulty update is skipped and a faulty physics step cut off, so the state is the last good one.
 
     Raises:
-        RunFailed: past ``max_faults``, after state and batch were saved.
+        RunFailedError: past ``max_faults``, after state and batch were saved.
     """
     updates, physics = (int(x.sum()) for x in jax.device_get((state.faults.updates, state.faults.physics)))
     if updates + physics <= m.config.max_faults:
         return
     _save(m, state, metric)
     culprit = f"the last batch that led to one in {_keep_batch(m, state)}" if updates else "no update was among them"
-    raise stop.RunFailed(
+    raise stop.RunFailedError(
         f"stopped at env step {int(state.step):,}: {updates} updates and {physics} physics steps were not finite (NaN "
         f"or Inf), more than max_faults {m.config.max_faults}; the last good state is saved in "
         f"{m.folder.checkpoints}, {culprit}"

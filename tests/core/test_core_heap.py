@@ -29,7 +29,7 @@ libc.fclose(file)
 print(told, open(sys.argv[2]).read().count("<heap nr="))
 """
 
-glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt, malloc_trim and malloc_info are glibc's")
 
 
 @glibc

@@ -19,7 +19,7 @@ from mbrl.core.errors import UserError
 from mbrl.deploy import requests
 from mbrl.deploy.engine import Engine
 from mbrl.deploy.policy import Policy
-from mbrl.deploy.sessions import Refused
+from mbrl.deploy.sessions import RefusedError
 from mbrl.replay import memory
 
 pytest.importorskip("starlette")
@@ -86,7 +86,7 @@ def test_words_take_no_more_memory_than_their_body(value):
     assert len(json.dumps({"observation": value})) <= requests.largest_body(SPEC)
     tracemalloc.start()
     try:
-        with pytest.raises(Refused, match=r"observation must be nested lists of numbers of the shape \[2\]"):
+        with pytest.raises(RefusedError, match=r"observation must be nested lists of numbers of the shape \[2\]"):
             requests.act_of({"observation": value}, SPEC)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:

@@ -17,10 +17,15 @@ from mbrl.runner import devices
 CONFIG = tiny_run.CONFIG
 
 
-def on_eight(what, flag=" --xla_force_host_platform_device_count=8"):
-    """Run ``eight_devices.py`` in a process that has eight devices; return what it found."""
+def on_eight(what):
+    """Return what ``several_devices.py`` found in a process that has eight devices."""
+    return apart(what, " --xla_force_host_platform_device_count=8")
+
+
+def apart(what, flag=""):
+    """Run ``several_devices.py`` in a process of its own; return what it found."""
     flags = os.environ["XLA_FLAGS"] + flag
-    script = Path(__file__).with_name("eight_devices.py")
+    script = Path(__file__).with_name("several_devices.py")
     command = [sys.executable, str(script), what]
     done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -116,7 +121,7 @@ def test_seeds_take_as_many_cores_as_divide_them(monkeypatch, seeds, platform, c
 
 
 def test_a_run_of_seeds_splits_the_cpu_and_comes_to_the_numbers_of_one_core():
-    found = on_eight("cores", "")
+    found = apart("cores")
     assert found["devices"] == [2, 1, 1]
     # Both cores' memory counts: their states are in the machine's.
     split, _, whole = found["held"]

@@ -16,7 +16,7 @@ from mbrl.envs.probes import Cue
 from mbrl.replay.ring import Ring
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.config import EvalConfig
-from mbrl.runner.stop import RunFailed
+from mbrl.runner.stop import RunFailedError
 
 NEVER = EvalConfig(every=10**6, episodes=2, gap=False)
 
@@ -32,7 +32,7 @@ class Breaking(Cue):
 
 def fail(folder, config):
     """Train until the run stops itself; return its lines, the newest save's arrays and what was said."""
-    with pytest.raises(RunFailed) as failed:
+    with pytest.raises(RunFailedError) as failed:
         mbrl.train(dataclasses.replace(config, run_dir=str(folder), evaluation=NEVER))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     saves = Checkpoints(folder / "checkpoints")

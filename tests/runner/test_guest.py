@@ -24,7 +24,7 @@ from mbrl.runner.measures import evaluation_key
 from mbrl.runner.report import make_report
 from mbrl.runner.reporter import Silent
 from mbrl.runner.rundir import RunDir
-from mbrl.runner.stop import Interrupted, RunFailed
+from mbrl.runner.stop import Interrupted, RunFailedError
 from mbrl.runner.suite import Task
 from mbrl.runner.train import train
 
@@ -171,7 +171,8 @@ def test_a_signal_before_the_last_telling_changes_nothing(tmp_path):
 
 def test_a_policy_that_is_not_finite_ends_the_run(tmp_path):
     made = config(tmp_path / "run", agent=LoopConfig(broken=2))
-    with pytest.raises(RunFailed, match=r"at env step 300: the policy of loop is not finite .* saved before are in"):
+    said = r"at env step 300: the policy of loop is not finite .* saved before are in"
+    with pytest.raises(RunFailedError, match=said):
         train(made)
     assert int(restore.load(tmp_path / "run", made).state.step) == 200
 

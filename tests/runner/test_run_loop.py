@@ -17,7 +17,7 @@ from mbrl.runner.config import CheckpointConfig, EvalConfig
 from mbrl.runner.measures import evaluation_key
 from mbrl.runner.reporter import Silent
 from mbrl.runner.rundir import RunDir
-from mbrl.runner.stop import Interrupted, RunFailed
+from mbrl.runner.stop import Interrupted, RunFailedError
 
 
 class CrashError(Exception):
@@ -169,7 +169,7 @@ def test_another_config_does_not_go_on(tmp_path, changes, field):
 
 def test_faults_past_the_limit_stop_the_run(tmp_path):
     path = tmp_path / "run"
-    with pytest.raises(RunFailed, match=r"step 40: 4 updates and 0 physics.*max_faults 3.*batch\.npz"):
+    with pytest.raises(RunFailedError, match=r"step 40: 4 updates and 0 physics.*max_faults 3.*batch\.npz"):
         start(path, program=toy_program(faults_from=24))
     with np.load(path / "faults" / "batch.npz", allow_pickle=False) as batch:
         assert batch["timestep.observation"].shape == (5, 2, 3)

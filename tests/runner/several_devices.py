@@ -120,7 +120,7 @@ def go(folder, *legs):
 
 
 def numbers(folder):
-    """The metrics without the wall clock's figures."""
+    """The metrics, of several seeds each one's too, without the wall clock's figures."""
     parsed = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     each = lambda line: {f"seeds/{name}": values for name, values in line.pop("seeds", {}).items()}
     return [{k: v for k, v in (each(line) | line).items() if "time/" not in k} for line in parsed]
