@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mbrl.core import heap
 from mbrl.core.errors import UserError, of_disk, unknown
 
 
@@ -81,7 +82,9 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if argv[0] not in COMMANDS:
         raise unknown("command", argv[0], [*COMMANDS, "--help", "--version"])
-    return importlib.import_module(COMMANDS[argv[0]].module).run(argv[1:])
+    with heap.cycles_kept():
+        command = importlib.import_module(COMMANDS[argv[0]].module)
+    return command.run(argv[1:])
 
 
 def _help() -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from mbrl.agents import AGENTS
 from mbrl.agents.base import Course, Guest, GuestEntry, Training
+from mbrl.core import heap
 from mbrl.core.errors import UserError
 from mbrl.core.types import PRNGKey
 from mbrl.envs import HostVectorEnv, make, make_vector
@@ -120,6 +121,7 @@ def run(
         pace, last = measures.start_pace(0), []
         machine = _Machine(config, folder, training, evaluate, saves, log, reporter, received, pace, last)
         reporter.phase("compiling")
+        heap.collect_cycles()  # nothing tells when a guest has compiled
         training.run(partial(_hear, machine))
     return last[0]
 

@@ -234,6 +234,8 @@ def _compiled(m: _Machine, name: str, state: TrainState) -> Epoch:
         m.reporter.phase("compiling")
         begun = m.ahead.get(name)
         found = compile_for(getattr(m.program, name), state) if begun is None else begun.result()
+        if name == "epoch":
+            heap.collect_cycles()
         heap.hand_back()  # the compiler had more than the run will need
         peak, free = memory.human(found.footprint.peak), memory.human(memory.available_bytes())
         m.reporter.note(f"compiled {name} in {found.seconds:.0f} s; it takes {peak} at once, {free} are free")

@@ -1,6 +1,7 @@
 """Runs of agents that bring their own training loop — with a loop of three tellings in Brax's place."""
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 from mbrl.agents import AGENTS, Guest, GuestEntry
 from mbrl.agents.base import ActOutput, Training
 from mbrl.cli.main import main
+from mbrl.core import heap
 from mbrl.core.errors import UserError
 from mbrl.envs import ENVS, EnvConfig, HostEnv, make_vector, to_dm_env
 from mbrl.envs import make as make_env
@@ -95,6 +97,19 @@ def test_it_is_evaluated_logged_and_saved(tmp_path):
     # The evaluation is the runner's own, with the seeds it would take for any agent.
     evaluate = make_evaluate(result.program.agent, make_vector(made.env, 4), 4)
     assert float(evaluate(result.state.agent, evaluation_key(0, 300)).returns.mean()) == rows[-1]["eval/return_mean"]
+
+
+def test_a_guest_learns_with_cycles_looked_for(tmp_path):
+    looked = []
+
+    class Looks(Silent):
+        def metrics(self, *_):
+            looked.append(gc.isenabled())
+
+    with heap.cycles_kept():
+        train(config(tmp_path / "run"), reporter=Looks())
+    assert looked
+    assert all(looked)
 
 
 def test_a_full_disk_costs_it_a_save_and_not_the_run(tmp_path, monkeypatch):

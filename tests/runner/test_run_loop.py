@@ -1,5 +1,6 @@
 """The run between epochs: schedule, resume, signals, faults — with a toy in the agent's place."""
 
+import gc
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from toy_run import StopAt, go_on, start, toy_config, toy_evaluate, toy_program
 
+from mbrl.core import heap
 from mbrl.core.errors import UserError
 from mbrl.runner import leaves
 from mbrl.runner.config import CheckpointConfig, EvalConfig
@@ -47,6 +49,23 @@ def whole(tmp_path_factory):
     """A run that was never stopped."""
     path = tmp_path_factory.mktemp("whole") / "run"
     return path, start(path)
+
+
+class Looks(Silent):
+    """Notes at each epoch whether Python looks for cycles."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def metrics(self, step, *_):
+        self.seen[step] = gc.isenabled()
+
+
+def test_cycles_may_be_kept_until_the_learning_epoch_is_compiled(tmp_path):
+    looks = Looks()
+    with heap.cycles_kept():
+        start(tmp_path / "run", reporter=looks)
+    assert looks.seen == {8: False, 16: False} | dict.fromkeys(range(24, 65, 8), True)
 
 
 def test_schedule_and_folder(whole):
