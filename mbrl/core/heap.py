@@ -42,7 +42,7 @@ def keep_freed() -> bool:
 def cycles_kept() -> Iterator[None]:
     """Look for no unreachable cycles until ``collect_cycles`` is called or the block ends.
 
-    Importing, tracing and lowering make millions of objects, almost all of which stay: looking through them took a
+    Importing, tracing and lowering make very many objects, almost all of which stay: looking through them took a
     seventh of the time to the first update.
     """
     if not gc.isenabled():  # as the user or an outer block has it
