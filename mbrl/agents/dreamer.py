@@ -121,8 +121,6 @@ class Dreamer:
 
         Mapped over devices, B are the device's own rows; all come to the same state.
         """
-        if not self.config.replay_context:
-            sequence = sequence._replace(context=self._blank(sequence.context))
         grads, (context, returns, metrics) = jax.grad(self._loss, has_aux=True)(state.params, state, key, sequence)
         grads, metrics = parallel.mean((grads, metrics))
         updates, optimiser = self.optimiser.update(grads, state.optimiser, state.params)
@@ -146,13 +144,10 @@ class Dreamer:
         """Compare the model with ``sequence [T, B]`` (see ``Diagnosis``)."""
         return diagnose(self.model, self.behaviour, state.params, key, sequence, context)
 
-    def _blank(self, context: PyTree) -> PyTree:
-        """Return contexts that remember nothing."""
-        return jax.tree.map(jnp.zeros_like, context)
-
     def _loss(self, params: dict[str, Params], state: DreamerState, key: PRNGKey, sequence: Sequence):
         model_key, behaviour_key = jax.random.split(key)
-        model_loss, output = self.model.loss(params["model"], model_key, sequence)
+        start = None if self.config.replay_context else self.model.initial(sequence.action.shape[1])
+        model_loss, output = self.model.loss(params["model"], model_key, sequence, start)
         behaviour_loss, (returns, metrics) = self.behaviour.loss(
             {"actor": params["actor"], "critic": params["critic"]},
             params["model"],

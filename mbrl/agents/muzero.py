@@ -103,11 +103,15 @@ class MuZero:
 
         Mapped over devices, B are the device's own rows; all come to the same state.
         """
-        target, slow = state.target, state.target["model"]
+        target, slow, shown = state.target, state.target["model"], sequence
+        if self.model.senses.shift:
+            # What is searched and valued are the images as they are: so were those whose targets replay keeps.
+            key, shift_key = jax.random.split(key)
+            shown = self.model.senses.shifted(shift_key, sequence)
         seen = self.model.represent(slow, sequence.timestep.observation, sequence.timestep.reward.shape)
         searched = self.searcher.renew(target, key, seen, sequence.context, state.updates)
         value = self.behaviour.value(target["critic"], seen).mean()
-        grads, metrics = jax.grad(self._loss, has_aux=True)(state.params, sequence, searched, value)
+        grads, metrics = jax.grad(self._loss, has_aux=True)(state.params, shown, searched, value)
         metrics |= {"search/age": parallel.masked_mean(searched.age(state.updates), searched.known())}
         grads, metrics = parallel.mean((grads, metrics))
         updates, optimiser = self.optimiser.update(grads, state.optimiser, state.params)

@@ -70,9 +70,6 @@ class PlannedDreamer(Dreamer):
         """Return a sequence with the contexts that Dreamer itself would have kept."""
         return sequence._replace(context=sequence.context.latent) if self.keeps else sequence
 
-    def _blank(self, context: PyTree) -> PyTree:
-        return context._replace(latent=super()._blank(context.latent)) if self.keeps else super()._blank(context)
-
     def _loss(self, params: dict[str, Params], state: DreamerState, key: PRNGKey, sequence: Sequence):
         loss_key, search_key = jax.random.split(key)
         loss, (context, returns, metrics) = super()._loss(params, state, loss_key, self._plain(sequence))

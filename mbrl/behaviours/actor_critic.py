@@ -57,7 +57,8 @@ class ActorCriticConfig:
     mix: float = 0.5
     """Share of dynamics in `mix`."""
     through_policy: bool = False
-    """Whole dynamics gradient, through the policy's answers to imagined states too: unbiased, but explosive."""
+    """Whole dynamics gradient, through the policy's answers to imagined states too: unbiased, but explosive.
+    It changes nothing for `reinforce`, nor for `auto` with discrete actions."""
     entropy: float = 3e-4
     """Weight of the policy's entropy, against returns normalised to about [0, 1]."""
     actor_layers: int = 3

@@ -6,8 +6,9 @@ Symbols: g gradient, θ parameter, n running mean of g², m momentum, β1 and β
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from mbrl.core import parallel
-from mbrl.core.errors import UserError
+from mbrl.core.errors import UserError, unknown
 from mbrl.core.rows import WIDTH, Rows, Split, is_split
 from mbrl.core.types import Params
+
+Normaliser: TypeAlias = Literal["laprop", "adam"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,7 @@ class OptimConfig:
 
     learning_rate: float = 4e-5
     """Size of a parameter's step once the warm-up is over."""
-    optimiser: Literal["laprop", "adam"] = "laprop"
+    optimiser: Normaliser = "laprop"
     """LaProp takes the momentum of the normalised gradient, Adam normalises the momentum of the gradient."""
     clip: float | None = None
     """The largest norm that all gradients together may have; `null` for any."""
@@ -117,7 +120,7 @@ def make_optimiser(config: OptimConfig) -> optax.GradientTransformation:
     Update t = 1, 2, … is made with η min(1, t / warmup).
 
     Raises:
-        UserError: a value lies outside its range.
+        UserError: there is no such optimiser, or a value lies outside its range.
     """
     check(config)
     normaliser = {"laprop": scale_by_laprop, "adam": optax.scale_by_adam}[config.optimiser]
@@ -166,11 +169,13 @@ def _by_columns(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def check(config: OptimConfig) -> None:
-    """Raise UserError for the first value outside its range."""
+    """Raise UserError for an optimiser that there is not, or the first value outside its range."""
+    if config.optimiser not in get_args(Normaliser):
+        raise unknown("optim.optimiser", config.optimiser, get_args(Normaliser))
     for name in ("learning_rate", "clip", "agc", "agc_eps", "eps"):
         value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise UserError(f"optim.{name} must be above 0, not {getattr(config, name)}")
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"optim.{name} must be above 0 and finite, not {value}")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(config, name) < 1:
             raise UserError(f"optim.{name} must be at least 0 and below 1, not {getattr(config, name)}")

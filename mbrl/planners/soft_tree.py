@@ -66,7 +66,8 @@ class SoftTreeConfig:
     through: Literal["value", "unrolled"] = "value"
     """What a derivative of the plan sees: the refined displacements as constants, or the gradient steps as well."""
     choose: Literal["best", "mean"] = "best"
-    """The action: the candidate of the greatest value, or the weighted mean, which was not itself evaluated."""
+    """The action: the candidate of the greatest value, or the weighted mean, which was not itself evaluated; of
+    discrete actions the best alone."""
 
 
 class SoftTree:
@@ -179,7 +180,7 @@ class SoftTree:
         candidates = into_bounds(self.problem, grown.nodes.action[:, 1:last])
         sequence, known = trees.best_path(grown.nodes, worth.log_soft, config.rounds)
         sequence = into_bounds(self.problem, sequence) * known[..., None]
-        if config.choose == "mean" and not self.problem.discrete:
+        if config.choose == "mean":
             sequence = sequence.at[:, 0].set((weights[..., None] * candidates).sum(1))
         plan = Plan(
             action=sequence[:, 0],
@@ -217,6 +218,8 @@ def _check(config: SoftTreeConfig, problem: Problem) -> None:
         raise UserError(f"planner soft_tree: depth must be at least 1; got {config.depth}")
     if config.refine and not problem.discrete and config.paths > config.width:
         raise UserError(f"planner soft_tree: paths must be at most width ({config.width}); got {config.paths}")
+    if problem.discrete and config.choose == "mean":
+        raise UserError("planner soft_tree: of discrete actions, which have no mean, choose must be best; got mean")
     root = _root(config)
     if problem.discrete and (root, config.candidates) != (problem.actions,) * 2:
         raise UserError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mbrl.core import normalise, parallel
 from mbrl.core.distributions import Bernoulli, Gaussian, SymlogVector, soft_clamp, symlog
-from mbrl.core.errors import UserError
+from mbrl.core.errors import UserError, unknown
 from mbrl.core.types import (
     Observation,
     Params,
@@ -45,6 +45,8 @@ LOWEST, HIGHEST = -10.0, 0.5
 # The logit of going on where nothing has been predicted, at FIRST: all but certain.
 SURE = 10.0
 
+DiscountOf: TypeAlias = Literal["step", "arrival"]
+
 
 @dataclasses.dataclass(frozen=True)
 class EnsembleConfig:
@@ -62,7 +64,7 @@ class EnsembleConfig:
     """Weight of the reward's loss."""
     discount_scale: float = 1.0
     """Weight of the loss of whether the episode goes on."""
-    discount_of: Literal["step", "arrival"] = "step"
+    discount_of: DiscountOf = "step"
     """What tells whether the episode goes on: state and action, or the state arrived in, read by one more network."""
     moments_rate: float = 1e-3
     """Least share of the newest batch in the running moments of observations and changes."""
@@ -114,6 +116,8 @@ def check(config: EnsembleConfig) -> None:
             raise UserError(f"worldmodel.{name} must be at least {least}; got {getattr(config, name)}")
     if not 0 <= config.moments_rate <= 1:
         raise UserError(f"worldmodel.moments_rate must lie in [0, 1]; got {config.moments_rate}")
+    if config.discount_of not in get_args(DiscountOf):
+        raise unknown("worldmodel.discount_of", config.discount_of, get_args(DiscountOf))
 
 
 class Ensemble:

@@ -56,7 +56,8 @@ class MuZeroModelConfig:
     head_layers: int = 1
     """Hidden layers of the reward and discount heads."""
     decoder_layers: int = 1
-    """Layers of the decoder, which learns beside the model without a say in it, for reports."""
+    """Layers of the decoder, which learns beside the model, for reports: without a say in it, but for its share of the
+    norm that `optim.clip` bounds."""
     images: ImageConfig = ImageConfig(depth=8)
     """Encoders and decoders of images."""
     bins: int = 127
@@ -314,9 +315,11 @@ class MuZeroModel:
     def loss(self, params: Params, key: PRNGKey, sequence: Sequence) -> tuple[Scalar, ModelOutput]:
         """Return the model's own weighted loss on ``sequence [T + 1, B]``, without policy and value.
 
-        Losses are ``[S, B]``, one for each start of an unroll (see ``unroll``).
+        Losses are ``[S, B]``, one for each start of an unroll (see ``unroll``). The key is for the images' random
+        shift.
         """
-        del key
+        if self.senses.shift:
+            sequence = self.senses.shifted(key, sequence)
         unrolled = self.unroll(params, sequence)
         losses, metrics = self.losses(params, unrolled, sequence)
         latent = self._root(unrolled.seen[1:])

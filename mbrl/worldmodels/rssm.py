@@ -60,7 +60,7 @@ class RSSMConfig:
     """Encoders and decoders of images."""
     objective: Objective = "reconstruction"
     """What teaches the encoder: drawing what was seen, or telling it from other steps (`infonce`, `barlow`); then
-    decoders learn beside the model, without a say in it."""
+    decoders learn beside the model, without a say in it but for their share of the norm that `optim.clip` bounds."""
     alignment: AlignmentConfig = AlignmentConfig()
     """The losses without reconstruction."""
     prior_layers: int = 2
@@ -275,15 +275,19 @@ class RSSM:
             observation=self.senses.expect(partial(self._apply, params), *shown),
         )
 
-    def loss(self, params: Params, key: PRNGKey, sequence: Sequence) -> tuple[Scalar, ModelOutput]:
+    def loss(
+        self, params: Params, key: PRNGKey, sequence: Sequence, start: Latent | None = None
+    ) -> tuple[Scalar, ModelOutput]:
         """Return the weighted loss on ``sequence [T + 1, B]`` (Hafner et al. 2023, eq. 4-6).
 
-        The first step is context: its stored latent starts the filter and it is not trained on.
+        The first step is context: the latent after it, ``start [B]`` or by default the stored one, starts the filter
+        and it is not trained on.
         """
         if self.senses.shift:
             key, shift_key = jax.random.split(key)
             sequence = self.senses.shifted(shift_key, sequence)
-        start = self.unpack(jax.tree.map(lambda x: x[0], sequence.context))
+        if start is None:
+            start = self.unpack(jax.tree.map(lambda x: x[0], sequence.context))
         posterior, token = self._observe(params, key, start, sequence)
         prior = self._prior(params, posterior.latent.deter)
         generative = self.config.objective == "reconstruction"

@@ -9,6 +9,7 @@ from dm_env import specs
 from mbrl.agents import AGENTS, Agent
 from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
 from mbrl.worldmodels.ensemble import Latent
+from mbrl.worldmodels.rssm import RSSM
 
 OBSERVATION = {"pos": specs.Array((2,), np.float32), "grid": specs.Array((2, 2), np.float32)}
 ACTION = specs.BoundedArray((1,), np.float32, -1.0, 1.0)
@@ -78,6 +79,24 @@ class EnsembleLearner(Learner):
         for seed in range(2):
             state, _, metrics = self.update(state, KEY, self.sequence(seed))
         assert {name: float(metrics[name]) for name in self.golden} == pytest.approx(self.golden, rel=1e-4)
+
+
+class LearnedError(Exception):
+    """Carries what an update was about to learn from out of it."""
+
+
+def start_of_update(agent, sequence, monkeypatch):
+    """Return the latent ``[B]`` from which an RSSM filters what a Dreamer learns from."""
+
+    def spy(model, params, key, latent, sequence):
+        del model, params, key, sequence
+        raise LearnedError(latent)
+
+    monkeypatch.setattr(RSSM, "_observe", spy)
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(agent.init, KEY))
+    with pytest.raises(LearnedError) as learned:
+        agent.update(state, KEY, sequence)
+    return learned.value.args[0]
 
 
 def unlike(one, other):

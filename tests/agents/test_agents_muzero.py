@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agent_checks import ACTION, KEY, OBSERVATION, noise, unlike
+from agent_checks import ACTION, KEY, OBSERVATION, LearnedError, noise, unlike
 from dm_env import specs
 
 from mbrl.agents.muzero import MuZero, MuZeroConfig, make
@@ -15,6 +15,7 @@ from mbrl.agents.searching import NEVER, Target
 from mbrl.behaviours.policy_value import PolicyValueConfig
 from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, MID, Sequence
+from mbrl.nets.images import ImageConfig
 from mbrl.planners import PLANNERS
 from mbrl.planners.mcts import MCTSConfig
 from mbrl.planners.soft_tree import SoftTreeConfig
@@ -90,6 +91,32 @@ def test_what_was_never_searched_teaches_nothing(state):
     assert not any(unlike(ours.state, theirs.state))
     known = sequence(searched=0)
     assert any(unlike(ours.state.params["actor"], update(state, KEY, known).state.params["actor"]))
+
+
+def test_images_are_shifted_where_they_are_learned_from_alone():
+    """Not the vectors beside them, and not what the target network values and searches."""
+
+    class Spy(MuZero):
+        def _loss(self, params, sequence, searched, value):
+            del params, searched
+            raise LearnedError(sequence.timestep.observation, value)
+
+    def learned(shift):
+        model = dataclasses.replace(CONFIG.worldmodel, images=ImageConfig(depth=2, shift=shift))
+        spec = {"eye": specs.BoundedArray((8, 8, 1), np.uint8, 0, 1), "pos": OBSERVATION["pos"]}
+        spy = Spy(dataclasses.replace(CONFIG, worldmodel=model, reanalyse=0.0), spec, ACTION)
+        with pytest.raises(LearnedError) as error:
+            spy.update(jax.jit(spy.init)(KEY), KEY, given)
+        return error.value.args
+
+    given, eye = sequence(), np.random.default_rng(1).integers(0, 2, (5, 2, 8, 8, 1), np.uint8)
+    seen = {"eye": jnp.asarray(eye), "pos": given.timestep.observation["pos"]}
+    given = given._replace(timestep=given.timestep._replace(observation=seen))
+    (still, value), (moved, valued) = learned(0), learned(4)
+    np.testing.assert_array_equal(still["eye"], eye)
+    assert (moved["eye"] != eye).any((0, 2, 3, 4)).all()
+    np.testing.assert_array_equal(moved["pos"], seen["pos"])
+    np.testing.assert_array_equal(valued, value)
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "random"])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from agent_checks import ACTION, KEY, noise, unlike
+from agent_checks import ACTION, KEY, noise, start_of_update, unlike
 from dm_env import specs
 
 from mbrl.agents import distilling
@@ -158,11 +158,29 @@ def test_renewal_changes_its_share_and_makes_it_new(state):
     assert (update(later, jax.random.key(3), given).context.target.searched != target.searched).any()
 
 
-def test_without_stored_latents_targets_stay():
-    agent = PlannedDreamer(dataclasses.replace(CONFIG, replay_context=False), OBSERVATION, ACTION)
-    blank = agent._blank(sequence().context)
-    assert all((x == 0).all() for x in jax.tree.leaves(blank.latent))
-    assert not any(unlike(blank.target, sequence().context.target))
+@pytest.mark.parametrize("lesson", ["cross_entropy", "none"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_without_stored_latents_sequences_start_from_nothing(monkeypatch, stored, lesson):
+    config = dataclasses.replace(CONFIG, replay_context=stored, distil=DistilConfig(lesson))
+    agent, given = PlannedDreamer(config, OBSERVATION, ACTION), sequence()
+    packed = given.context.latent
+    given = given if agent.keeps else given._replace(context=packed)
+    kept = agent.model.unpack(jax.tree.map(lambda x: x[0], packed))
+    start = start_of_update(agent, given, monkeypatch)
+    assert not any(unlike(start, kept if stored else agent.model.initial(2)))
+
+
+def test_without_stored_latents_targets_stay(state):
+    lesson = dataclasses.replace(CONFIG.distil, reanalyse=0.0)
+    agent = PlannedDreamer(dataclasses.replace(CONFIG, replay_context=False, distil=lesson), OBSERVATION, ACTION)
+    given, learn = sequence(), jax.jit(agent.update)
+    other = given._replace(context=given.context._replace(latent=sequence(1).context.latent))
+    ours, theirs = learn(state, KEY, given), learn(state, KEY, other)
+    assert not any(unlike(ours.context.target, given.context.target))
+    # What was stored of latents has no say; the first is left as it is, and the others come fresh.
+    assert not any(unlike(ours.state, theirs.state))
+    assert not any(unlike(*(jax.tree.map(lambda x: x[0], x.context.latent) for x in (ours, given))))
+    assert not any(unlike(*(jax.tree.map(lambda x: x[1:], x.context.latent) for x in (ours, theirs))))
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "random"])

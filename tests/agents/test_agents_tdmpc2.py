@@ -215,7 +215,7 @@ def test_a_width_that_is_set_stays():
          "worldmodel.latent must be a multiple of twice worldmodel.group (8); got 24, the nearest is 32"),
         ({"behaviour": TemporalDifferenceConfig(critics=1)}, "behaviour.critics must be at least 2; got 1"),
         ({"planner": ShootingConfig(elites=600)}, "planner mppi: elites must be at most samples (512); got 600"),
-        ({"optim": OptimConfig(clip=0.0)}, "optim.clip must be above 0, not 0.0"),
+        ({"optim": OptimConfig(clip=0.0)}, "optim.clip must be above 0 and finite, not 0.0"),
     ],
 )
 def test_bad_configs_are_refused_in_a_sentence(changes, sentence):

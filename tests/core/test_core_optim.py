@@ -183,11 +183,13 @@ def test_compiles_once_and_its_state_can_be_donated():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"learning_rate": 0.0}, "optim.learning_rate must be above 0, not 0.0"),
-        ({"learning_rate": float("nan")}, "optim.learning_rate must be above 0, not nan"),
-        ({"agc": -1.0}, "optim.agc must be above 0, not -1.0"),
-        ({"agc_eps": 0.0}, "optim.agc_eps must be above 0, not 0.0"),
-        ({"eps": -1e-8}, "optim.eps must be above 0, not -1e-08"),
+        ({"learning_rate": 0.0}, "optim.learning_rate must be above 0 and finite, not 0.0"),
+        ({"learning_rate": float("nan")}, "optim.learning_rate must be above 0 and finite, not nan"),
+        ({"learning_rate": float("inf")}, "optim.learning_rate must be above 0 and finite, not inf"),
+        ({"clip": float("inf")}, "optim.clip must be above 0 and finite, not inf"),
+        ({"agc": -1.0}, "optim.agc must be above 0 and finite, not -1.0"),
+        ({"agc_eps": 0.0}, "optim.agc_eps must be above 0 and finite, not 0.0"),
+        ({"eps": -1e-8}, "optim.eps must be above 0 and finite, not -1e-08"),
         ({"beta1": 1.0}, "optim.beta1 must be at least 0 and below 1, not 1.0"),
         ({"beta2": -0.1}, "optim.beta2 must be at least 0 and below 1, not -0.1"),
         ({"warmup": -1}, "optim.warmup must be at least 0 updates, not -1"),
@@ -197,6 +199,16 @@ def test_bad_values_are_refused_in_a_sentence(changes, sentence):
     with pytest.raises(UserError) as error:
         make_optimiser(dataclasses.replace(OptimConfig(), **changes))
     assert str(error.value) == sentence
+
+
+def test_an_unknown_optimiser_is_told_where_nothing_checks_types():
+    # The tests' type checks would refuse it sooner, but a program of one's own runs without them.
+    for given, hint in (("sgd", "; known are adam, laprop"), ("rmsprop", "; did you mean 'laprop'?")):
+        config = OptimConfig()
+        object.__setattr__(config, "optimiser", given)
+        with pytest.raises(UserError) as error:
+            make_optimiser(config)
+        assert str(error.value) == f"unknown optim.optimiser {given!r}{hint}"
 
 
 def test_all_gradients_together_are_clipped_to_a_norm_by_hand():

@@ -236,6 +236,7 @@ BAD = [
     ("soft_tree", {"rounds": 4}, {}, "planner soft_tree: horizon must be between 4 and 1000; got 3"),
     ("soft_tree", {"paths": 5}, {}, "planner soft_tree: paths must be at most width (4); got 5"),
     ("soft_tree", {"root_candidates": 3}, {}, "root_candidates must be at least width (4)"),
+    ("soft_tree", {"choose": "mean"}, {"discrete": True}, "choose must be best; got mean"),
     ("mppi", {"horizon": 0}, {}, "planner mppi: horizon must be between 1 and 1000; got 0"),
     ("mppi", {"temperature": np.nan}, {}, "planner mppi: temperature must be at least 0; got nan"),
     ("mppi", {"elites": 65}, {}, "planner mppi: elites must be at most samples (64); got 65"),

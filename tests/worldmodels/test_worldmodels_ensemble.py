@@ -404,6 +404,14 @@ def test_every_number_of_the_config_is_checked(name):
         check(dataclasses.replace(CONFIG, **{name: type(getattr(CONFIG, name))(-1)}))
 
 
+def test_a_discount_of_anything_else_is_told_where_nothing_checks_types():
+    config = dataclasses.replace(CONFIG)
+    object.__setattr__(config, "discount_of", "arriving")  # past what checks types in tests alone
+    with pytest.raises(UserError) as error:
+        check(config)
+    assert str(error.value) == "unknown worldmodel.discount_of 'arriving'; did you mean 'arrival'?"
+
+
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize(("rows", "share"), [(1, 1), (2, 4)])
 def test_every_member_moves_its_share_of_the_particles(keep, rows, share):

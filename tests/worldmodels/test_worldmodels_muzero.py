@@ -9,6 +9,7 @@ from dm_env import specs
 from mbrl.core.distributions import TwoHot
 from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
+from mbrl.nets.images import ImageConfig
 from mbrl.worldmodels import muzero
 from mbrl.worldmodels.base import WorldModel
 from mbrl.worldmodels.muzero import MuZeroModel, MuZeroModelConfig, half_gradient, over_unroll, to_unit, windows
@@ -172,6 +173,22 @@ def test_images_are_seen():
     shown = jnp.zeros((2, 8, 8, 1), jnp.uint8).at[1, 2:5].set(1)
     latent = jax.jit(lambda: model.represent(params, shown, (2,)))()
     assert (latent.state[0] != latent.state[1]).any()
+
+
+def test_images_are_learned_from_shifted_and_vectors_as_they_are():
+    image = specs.BoundedArray((8, 8, 1), np.uint8, 0, 1)
+    picture, given = np.random.default_rng(1).integers(0, 2, (7, 2, 8, 8, 1), np.uint8), sequence()
+    seen = given._replace(timestep=given.timestep._replace(observation=jnp.asarray(picture)))
+
+    def losses(shift, observation, data):
+        config = dataclasses.replace(CONFIG, images=ImageConfig(depth=2, shift=shift))
+        model = MuZeroModel(config, observation, ACTION)
+        return jax.jit(lambda: model.loss(model.init(KEY), KEY, data)[1].losses)()
+
+    still, moved = (losses(shift, image, seen)["decoder"] for shift in (0, 4))
+    assert (still != moved).any(0).all()
+    for ours, theirs in zip(*(losses(shift, OBSERVATION, given).values() for shift in (0, 4)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
