@@ -25,7 +25,8 @@ _SCALE = yaml_file.Kind("a scale", "scale.yaml", "brax/hopper: {low: 20, high: 3
 class CompareArguments:
     """Compare the scores of run folders, grouped by environment and agent.
 
-    A run's score is the mean return of its latest evaluation; every seed counts as a run.
+    A run's score is the mean return of its latest evaluation; every seed counts as a run. Of several folders those that
+    are no runs are passed over.
     """
 
     html: str = ""
@@ -80,9 +81,13 @@ def _compare(folders: Sequence[str], scale: str) -> Comparison:
     for number, place in enumerate(places):
         if place in places[:number]:
             raise UserError(f"run folder {folders[number]} is given twice; leave one of the two out")
-    runs, notes = [], []
-    for folder in folders:
-        begun = rundir.begun(Path(folder))
+    others = [place for place in map(Path, folders) if place.is_dir() and not rundir.RunDir(place).config.is_file()]
+    if len(others) == len(folders):
+        rundir.begun(others[0])  # refuses it
+    # Of `runs/*` some are the folders of sweeps and suites.
+    runs, notes = [], [f"passed over, as no config.yaml is there: {', '.join(map(str, others))}"] if others else []
+    for folder in (place for place in map(Path, folders) if place not in others):
+        begun = rundir.begun(folder)
         found, told = compare.read(begun, dict(yaml_file.read(begun.config)))
         runs += found
         notes += told

@@ -27,6 +27,8 @@ _FAULTS = "fault/updates", "fault/physics"
 _ALIKE = (*MAY_CHANGE, "seed", "devices")
 _SPELLED = {"None": "null", "True": "true", "False": "false"}  # as in YAML
 _TAUS = 201
+# Of a return, which a run adds up in float32; no figure can be drawn of what is near the end of float64.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Run(NamedTuple):
@@ -170,7 +172,7 @@ def _value(row: Values, number: int | None) -> float | None:
 
 def _finite(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    return float(value) if is_number and abs(value) <= _LARGEST else None
 
 
 def faults(row: Values) -> float:

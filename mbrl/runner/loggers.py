@@ -19,6 +19,8 @@ from mbrl.runner.rundir import RunDir
 # By name; of a run of several seeds, `seeds` holds each one's numbers, again by name.
 Values: TypeAlias = dict[str, Any]
 
+_LARGEST = 2**31 - 1  # env steps are counted in int32
+
 
 class MetricsLog:
     """Writes metrics of one run; a context manager, which makes them durable at its end.
@@ -131,7 +133,7 @@ def _lines_until(run: RunDir, step: int) -> list[str]:
         return []
     lines = run.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
     parsed = ((line, _parse(line)) for line in lines)
-    return [f"{line}\n" for line, values in parsed if values is not None and (values["step"] or 0) <= step]
+    return [f"{line}\n" for line, values in parsed if values is not None and values["step"] <= step]
 
 
 def _parse(line: str) -> Values | None:
@@ -140,7 +142,8 @@ def _parse(line: str) -> Values | None:
         values = json.loads(line)
     except ValueError:
         return None
-    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
+    step = values.get("step") if isinstance(values, dict) else None
+    return values if type(step) is int and 0 <= step <= _LARGEST else None  # a bool is an int, too
 
 
 def _finite(value: Any) -> Any:

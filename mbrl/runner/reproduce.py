@@ -52,6 +52,9 @@ def jobs(root: Path, configs: Iterable[tuple[Task, str, Config[Any]]], seeds: in
         root: the folder of all of them.
         configs: of each agent on each task what all seeds share.
         seeds: how many; None for as many as each task says.
+
+    Raises:
+        UserError: two of them would have one folder.
     """
     every = list(configs)
     most = seeds or max(task.seeds for task, _, _ in every)
@@ -61,11 +64,24 @@ def jobs(root: Path, configs: Iterable[tuple[Task, str, Config[Any]]], seeds: in
             if seed < (seeds or task.seeds):
                 folder = root / _name(task.name) / _name(agent) / f"seed-{seed}"
                 found.append(Job(task, agent, dataclasses.replace(config, seed=seed, run_dir=str(folder))))
+    _refuse_shared(found)
     return found
 
 
 def _name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=]+", "-", text).strip("-.") or "-"
+
+
+def _refuse_shared(found: Iterable[Job]) -> None:
+    """Raise where two names become one folder: what the one scored would be told of the other."""
+    first: dict[Path, Job] = {}
+    for job in found:
+        other = first.setdefault(job.run.path, job)
+        if other is not job:
+            raise UserError(
+                f"{other.agent!r} on {other.task.name!r} and {job.agent!r} on {job.task.name!r} would both be run in "
+                f"{job.run.path}; call one of them otherwise: only letters, digits, _, . and = are kept"
+            )
 
 
 def check_all(found: Iterable[Job]) -> None:

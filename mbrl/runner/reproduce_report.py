@@ -17,7 +17,8 @@ LEFT = frozenset({0, 1, 6, 9, 11, 12})  # names and remarks; the other columns a
 _HOW = (
     "Ours is the interquartile mean over the seeds, at the env steps that stand beside it. A difference is ours minus "
     "the published score, and only given where both are of the same env steps; our evaluations come after whole "
-    "epochs, so ours may be less than one epoch later."
+    "epochs, so ours may be less than one epoch later, or, of an agent that brings its own training loop, less than "
+    "the env steps between two of its evaluations."
 )
 
 

@@ -76,10 +76,44 @@ def test_a_page_and_a_scale(runs, capsys):
     assert sorted(path.name for path in runs.iterdir()) == ["four", "long", "one", "page.html", "scale.yaml"]
 
 
+def test_folders_that_are_no_runs_are_passed_over(runs, capsys):
+    """As `mbrl compare runs/*` meets them, once a sweep or a suite was run."""
+    for name in ("reproduce/quick", "sweeps"):
+        (runs / name).mkdir(parents=True)
+    assert main(["compare", "four", "one", "reproduce", "sweeps", "--html", "page.html"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "mbrl: passed over, as no config.yaml is there: reproduce, sweeps\n"
+    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["toy/hill", "toy/other"]
+    assert main(["compare", "reproduce", "four", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == ["passed over, as no config.yaml is there: reproduce"]
+
+
+def test_steps_and_returns_that_no_run_writes(runs, capsys):
+    """A page is made all the same; matplotlib draws nothing near the end of float64."""
+    with (runs / "long/metrics.jsonl").open("a") as file:
+        file.write('{"step": true, "eval/return_mean": 5}\n{"step": 9223372036854775808, "eval/return_mean": 5}\n')
+    for name, value in {"high": 1e308, "low": -1e308, "edge": 3e38, "other edge": -3e38, "whole": 10**400}.items():
+        write_run(runs / name, env="toy/far", seed=len(name), scores=[1.0, value])
+    names = ["long", "high", "low", "edge", "other edge", "whole"]
+    assert main(["compare", *names, "--json", "--html", "page.html"]) == 0
+    out, err = capsys.readouterr()
+    assert "long/metrics.jsonl cannot be read in line 4, 5; the other 3 lines are used" in err
+    long, far = json.loads(out)["rows"]
+    assert long["min"] == 3
+    assert [one["score"] for one in far["runs"]] == [1, 1, 3e38, -3e38, 1]
+    assert [one["trouble"] for one in far["runs"]] == [
+        "its latest evaluation is not finite", "its latest evaluation is not finite", None, None,
+        "its latest evaluation is not finite",
+    ]
+
+
 WRONG = {
     "no folder": ([], "mbrl compare needs at least one RUN_DIR"),
     "no such folder": (["fuor"], "there is no run folder fuor; did you mean 'four'?"),
-    "a folder that is no run": (["four", "."], ". is not the folder of a run: it holds no config.yaml"),
+    "a folder that is no run": (["."], ". is not the folder of a run: it holds no config.yaml"),
+    "folders of which none is a run": ([".", ".."], ". is not the folder of a run: it holds no config.yaml"),
+    "a folder that is none": (["four", "one/metrics.jsonl"], "there is no run folder one/metrics.jsonl"),
+    "no such folder, beside one that is no run": (["four", ".", "fuor"], "there is no run folder fuor"),
     "a run twice": (["four", "./four"], "run folder ./four is given twice"),
     "an unknown option": (["four", "--htm", "x"], "did you mean '--html'?"),
     "a page without a name": (["four", "--html"], "--html needs a value"),

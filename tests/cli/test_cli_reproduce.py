@@ -95,6 +95,16 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(argv, sentence, here, caps
     assert sorted(path.name for path in here.iterdir()) == ["later.yaml", "toy.yaml", "toys.yaml"]
 
 
+def test_two_labels_that_would_share_a_folder_are_refused_before_anything_runs(here, capsys):
+    two = "  toy +a: {experiment: toy.yaml}\n  toy -a: {experiment: toy.yaml}"
+    (here / "toys.yaml").write_text(SUITE.replace("  toy: {experiment: toy.yaml}", two))
+    assert main(["reproduce", "toys.yaml"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "'toy +a' on 'reward' and 'toy -a' on 'reward' would both be run in" in err
+    assert not (here / "runs").exists()
+
+
 def test_help_loads_no_physics_and_no_pictures(tmp_path):
     code = "import sys\nfrom mbrl.cli.main import main\nmain(['reproduce', '--help'])\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -157,7 +157,10 @@ def test_a_torn_line_is_told_and_the_rest_is_used(write):
 @pytest.mark.parametrize(
     "line",
     ['{"step": 10, "eval/return_mean": "x"}', '{"step": 10, "eval/return_mean": true, "seeds": 3}', "[1]", "\x00\xff",
-     '{"step": 10, "eval/return_mean": NaN, "fault/updates": "many", "seeds": {"fault/updates": 3}}', '{"step": "10"}'],
+     '{"step": 10, "eval/return_mean": NaN, "fault/updates": "many", "seeds": {"fault/updates": 3}}', '{"step": "10"}',
+     '{"step": true, "eval/return_mean": 1}', '{"step": 9223372036854775808, "eval/return_mean": 1}',
+     '{"step": 10, "eval/return_mean": 1e308, "seeds": {"eval/return_mean": [-1e308, 1e39]}}',
+     f'{{"step": 10, "eval/return_mean": {10**400}, "fault/updates": 1e308, "fault/physics": 1e308}}'],
 )
 def test_odd_lines_do_no_harm(write, line):
     runs = write("a", scores=[1.0], edit=lambda path: (path / "metrics.jsonl").write_text(f"{line}\n"))

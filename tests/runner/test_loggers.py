@@ -8,7 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from mbrl.runner.events import Events
-from mbrl.runner.loggers import MetricsLog, read_metrics
+from mbrl.runner.loggers import MetricsLog, read_metrics, scan_metrics
 from mbrl.runner.rundir import RunDir
 
 
@@ -148,3 +148,12 @@ def test_reading_passes_over_what_is_no_line(run):
     assert read_metrics(run) == []
     run.metrics.write_text('{"step": 1}\n[]\n{"x": 1}\n{"step": "2"}\n{"step": 3, "x"')
     assert read_metrics(run) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("step", ["true", "false", "-1", "1.0", "null", str(2**31), str(2**63), "9" * 5000])
+def test_a_step_that_no_run_counts_costs_its_line(run, step):
+    run.metrics.write_text(f'{{"step": 0}}\n{{"step": {step}, "x": 1}}\n{{"step": {2**31 - 1}}}\n')
+    assert scan_metrics(run) == ([{"step": 0}, {"step": 2**31 - 1}], [2])
+    with MetricsLog(run, 2**31 - 1):
+        pass
+    assert read_metrics(run) == [{"step": 0}, {"step": 2**31 - 1}]

@@ -131,3 +131,18 @@ def test_other_settings_and_other_things_are_refused_before_anything_runs(tmp_pa
     with pytest.raises(UserError, match=r"is in the way of a run, but is none"):
         perform(job)
     assert [entry.name for entry in job.run.path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ((("hill", "toy +context"), ("hill", "toy -context")), "'toy +context' on 'hill' and 'toy -context' on 'hill'"),
+        ((("a/b", "toy"), ("a-b", "toy")), "'toy' on 'a/b' and 'toy' on 'a-b' would both be run in .*a-b/toy/seed-0;"),
+    ],
+)
+def test_two_names_never_share_a_folder(names, sentence, tmp_path):
+    """What one of them scored would be told of the other."""
+    configs = [(task(name), label, toy_config()) for name, label in names]
+    with pytest.raises(UserError, match=sentence.replace("+", r"\+")):
+        reproduce.jobs(tmp_path, configs, None)
+    assert len(reproduce.jobs(tmp_path, configs[:1], None)) == 2

@@ -11,6 +11,7 @@ from mbrl.runner.scores import judged
 from mbrl.runner.suite import Reference, Task
 
 HILL = Task("hill", "toy/hill", 1, 30, 3, {"dreamer": {}}, (), None)
+SETTINGS = {"agent.name": "dreamer", "epoch": 1, "env.action_repeat": 1}
 
 
 def theirs(score, at, agent="theirs"):
@@ -75,6 +76,57 @@ def test_a_run_that_failed_is_kept_with_its_latest_evaluation(tmp_path):
     assert cells([row])[0][-1] == "1 of 2 failed"
 
 
+# The env steps of a guest's evaluations, a budget, and where its runs end.
+TOLD = {
+    "ppo": (range(5120, 102_401, 5120), 100_000, 102_400),
+    "sac, which collects 1,000 first": (range(6000, 51_001, 5000), 50_000, 51_000),
+    "evaluated once": (range(102_400, 102_401), 50_000, 102_400),
+}
+
+
+def guests(tmp_path, told, budget, seeds=2):
+    """Runs of seeds 0, 1, ... that score a thousandth of the env steps and their seed."""
+    runs = []
+    for seed in range(seeds):
+        run = RunDir(write_run(tmp_path / str(seed), agent="ppo", seed=seed, steps=budget))
+        run.metrics.write_text("".join(f'{{"step": {n}, "eval/return_mean": {n / 1000 + seed}}}\n' for n in told))
+        settings = {"env.name": "toy/hill", "agent.name": "ppo", "seed": seed, "max_faults": 100, "epoch": 1000,
+                    "env.action_repeat": 1, "steps": budget}
+        runs += compare.read(run, settings)[0]
+    return runs
+
+
+@pytest.mark.parametrize(("told", "budget", "end"), TOLD.values(), ids=list(TOLD))
+def test_a_guest_scores_its_evaluation_at_the_budget_or_the_next_one(told, budget, end, tmp_path):
+    """The runner's epoch has no part in a guest's training."""
+    task = HILL._replace(steps=budget, seeds=2, bar=end / 1000, references=(theirs(1, budget),))
+    row = judged(task, "ppo", guests(tmp_path, told, budget), 2, budget)
+    assert row.ours is not None
+    assert row.ours.steps == (end,)
+    assert row.against[0].ours == row.ours
+    assert (row.open, row.passed) == (0, True)
+    line = dict(zip(COLUMNS, cells([row])[0], strict=True))
+    assert (line["env steps"], line["bar"].partition(": ")[2]) == (f"{end:,}", "pass")
+
+
+def test_a_guest_is_not_judged_where_it_was_not_evaluated(tmp_path):
+    runs = guests(tmp_path, range(5120, 51_201, 5120), 100_000)
+    task = HILL._replace(steps=100_000, seeds=2, bar=1.0, references=(theirs(1, 51_200), theirs(1, 51_201)))
+    row = judged(task, "ppo", runs, 2, 100_000)
+    assert (row.open, row.passed) == (2, None)
+    assert [one.ours and one.ours.steps for one in row.against] == [(51_200,), None]
+
+
+def test_a_guests_evaluation_without_a_number_is_not_passed_over_for_the_next(tmp_path):
+    (run,) = guests(tmp_path, (100, 200, 300), 300, seeds=1)
+    metrics = RunDir(run.path).metrics
+    metrics.write_text(metrics.read_text().replace("0.2}", "null}"))
+    (run,) = compare.read(RunDir(run.path), dict(run.settings))[0]
+    assert run.steps.tolist() == [100, 300]
+    row = judged(HILL._replace(references=(theirs(1, 150), theirs(1, 250))), "ppo", [run], 1, 300)
+    assert [one.ours and one.ours.steps for one in row.against] == [None, (300,)]
+
+
 def test_runs_that_are_missing_or_not_at_their_end_are_said(tmp_path):
     runs = read(tmp_path, (1, 2), steps=30)
     row = row_of(runs, theirs(1, 30), bar=1, seeds=3)
@@ -104,7 +156,7 @@ def test_seconds_and_machines(tmp_path):
     machine.note(run)
     machine.note(run)
     assert machine.machines(run) == ["an abacus", machine.describe()]
-    found = compare.Run(run.path, 0, {"epoch": 1, "env.action_repeat": 1}, np.array([20]), np.array([1.0]), 20, "", "")
+    found = compare.Run(run.path, 0, SETTINGS, np.array([20]), np.array([1.0]), 20, "", "")
     row = row_of([found], budget=20)
     assert row.seconds == 3.5
     assert row.machines == ("an abacus", machine.describe())
