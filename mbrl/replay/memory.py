@@ -62,17 +62,39 @@ def check(config: ReplayConfig, num_envs: int, step: PyTree, available: int) -> 
     allowed = int(SHARE * available)
     if needed <= allowed:
         return f"replay: {config.capacity:,} steps in {human(needed)} of the {human(available)} available"
-    rows = allowed // _step_bytes(step)
-    window = config.batch_length + 1
-    advice = (
-        f"replay.capacity {rows * num_envs} would fit"
-        if rows >= window
-        else f"not even the {window * num_envs} steps of one sequence per environment would fit"
-    )
     raise UserError(
         f"replay.capacity {config.capacity} needs {human(needed)}, more than the {human(allowed)} it may take of the "
-        f"{human(available)} available; {advice}"
+        f"{human(available)} available; {_advice(config, num_envs, allowed // _step_bytes(step))}"
     )
+
+
+def check_saving(config: ReplayConfig, num_envs: int, step: PyTree, copies: int, available: int) -> None:
+    """Check that main memory has room for what a save needs.
+
+    Args:
+        config: the replay's config.
+        num_envs: N, the environments that write side by side.
+        step: one step of all of them, leaves ``[N, ...]``; ``jax.ShapeDtypeStruct`` will do.
+        copies: how often main memory holds the replay while it is saved.
+        available: free bytes of main memory.
+
+    Raises:
+        UserError: it has not; the sentence then names the largest capacity that can be saved.
+    """
+    needed = copies * bytes_needed(config, num_envs, step)
+    if needed > available:
+        raise UserError(
+            f"replay.capacity {config.capacity} needs {human(needed)} of main memory while it is saved, which holds it "
+            f"{copies} times then, more than the {human(available)} available; "
+            f"{_advice(config, num_envs, available // (copies * _step_bytes(step)))}"
+        )
+
+
+def _advice(config: ReplayConfig, num_envs: int, rows: int) -> str:
+    window = config.batch_length + 1
+    if rows >= window:
+        return f"replay.capacity {rows * num_envs} would fit"
+    return f"not even the {window * num_envs} steps of one sequence per environment would fit"
 
 
 def available_bytes(device: Any = None) -> int:

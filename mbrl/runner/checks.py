@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from mbrl.agents import AGENTS, GuestEntry
 from mbrl.core.errors import UserError
 from mbrl.replay import memory
 from mbrl.replay.config import check_sizes
-from mbrl.runner import yaml_file
+from mbrl.runner import devices, yaml_file
 from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.state import TrainState
 
@@ -26,8 +27,9 @@ _CAME_LATER = {"agent.worldmodel.discount_of": "step"}
 # What agents that bring their own training loop make nothing of.
 NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults", "fsdp")
 
-# Env steps are counted in int32.
+# Env steps are counted in int32, to the end of the epoch in which a run has as many as it may.
 MAX_STEPS = 2_000_000_000
+MAX_AT_ONCE = 100_000_000
 
 
 def is_guest(config: Config[Any]) -> bool:
@@ -59,6 +61,7 @@ def check(config: Config[Any]) -> None:
         raise UserError(f"train_ratio must be positive and finite, not {config.train_ratio}")
     check_sizes(config.replay, config.num_envs)
     _check_epoch(config)
+    _check_updates(config)
 
 
 def _check_guest(config: Config[Any]) -> None:
@@ -83,6 +86,7 @@ def _check_any(config: Config[Any]) -> None:
     """Check what every run has."""
     _check_counts({
         "steps": config.steps,
+        "num_envs": config.num_envs,
         "env.action_repeat": config.env.action_repeat,
         "env.time_limit": config.env.time_limit,
         "evaluation.every": config.evaluation.every,
@@ -90,8 +94,12 @@ def _check_any(config: Config[Any]) -> None:
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
     })
-    if config.steps > MAX_STEPS:
-        raise UserError(f"steps must be at most {MAX_STEPS}, not {config.steps}")
+    each = config.num_envs * config.env.action_repeat
+    if each > MAX_AT_ONCE:
+        raise UserError(
+            f"num_envs {config.num_envs} with env.action_repeat {config.env.action_repeat} are {each} env steps at "
+            f"once, of which there may be {MAX_AT_ONCE}"
+        )
     _check_seed(config.seed)
 
 
@@ -99,6 +107,8 @@ def _check_counts(counts: dict[str, int]) -> None:
     for name, value in counts.items():
         if value < 1:
             raise UserError(f"{name} must be at least 1, not {value}")
+        if value > MAX_STEPS:
+            raise UserError(f"{name} must be at most {MAX_STEPS}, not {value}")
 
 
 def check_evaluation(episodes: int, seed: int) -> None:
@@ -107,8 +117,7 @@ def check_evaluation(episodes: int, seed: int) -> None:
     Raises:
         UserError: no episodes, or a seed out of its range.
     """
-    if episodes < 1:
-        raise UserError(f"episodes must be at least 1, not {episodes}")
+    _check_counts({"episodes": episodes})
     _check_seed(seed)
 
 
@@ -131,6 +140,27 @@ def _check_epoch(config: Config[Any]) -> None:
         )
 
 
+def _check_updates(config: Config[Any]) -> None:
+    """Check that the run's updates, and the env steps of an epoch, can be counted."""
+    env_steps = config.epoch * config.env.action_repeat
+    if env_steps > MAX_AT_ONCE:
+        raise UserError(
+            f"epoch {config.epoch} with env.action_repeat {config.env.action_repeat} are {env_steps} env steps, of "
+            f"which an epoch may have {MAX_AT_ONCE}"
+        )
+    ratio = config.updates_per_step
+    if not ratio:
+        raise UserError(
+            f"train_ratio {config.train_ratio} is less than one update in {2**30} vector steps; take a larger one"
+        )
+    updates = int(ratio * config.steps / (config.num_envs * config.env.action_repeat))
+    if updates > MAX_STEPS:
+        raise UserError(
+            f"train_ratio {config.train_ratio} is more than {MAX_STEPS} updates in {config.steps} env steps, which "
+            "cannot be counted; take a smaller one"
+        )
+
+
 def check_memory(config: Config[Any], template: TrainState) -> str:
     """Check that the replay fits, and return a line that says what it takes.
 
@@ -145,7 +175,14 @@ def check_memory(config: Config[Any], template: TrainState) -> str:
     seeds = config.seeds > 1
     row_of = lambda x: (x.shape[0], *x.shape[2:]) if seeds else x.shape[1:]
     row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(row_of(x), x.dtype), template.replay.data)
-    return memory.check(config.replay, config.num_envs, row, memory.available_bytes())
+    mesh, on_cpu = devices.mesh(config), jax.default_backend() == "cpu"
+    # The devices of a CPU share their memory.
+    parts = 1 if mesh is None or on_cpu else mesh.size
+    line = memory.check(config.replay, config.num_envs, row, parts * memory.available_bytes())
+    # A save writes one more copy and reads it back; what is split, or on an accelerator, is brought together first.
+    copies = 3 + (on_cpu and mesh is not None)
+    memory.check_saving(config.replay, config.num_envs, row, copies, memory.host_bytes(Path("/")))
+    return line
 
 
 def check_same(saved: str, config: Config[Any]) -> None:

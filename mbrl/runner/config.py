@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from fractions import Fraction
 from typing import Any, Generic, Literal, TypeVar
 
 import yaml
@@ -79,6 +81,16 @@ class Config(Generic[AgentConfig]):
     def prefill_epochs(self) -> int:
         """Whole epochs of random actions."""
         return -(-self.prefill // self.epoch)
+
+    @property
+    def updates_per_step(self) -> Fraction:
+        """Updates per vector step, as a ratio that int32 can count with.
+
+        Numerator times denominator stay below 2^31. It is exact where ``train_ratio`` asks for a short fraction, and
+        else a few updates away over as many steps as can be counted.
+        """
+        exact = Fraction(self.train_ratio) * self.num_envs / (self.replay.batch_size * self.replay.batch_length)
+        return exact.limit_denominator(min(2**30, max(1, math.isqrt(int(2**30 / exact)))))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -137,11 +136,10 @@ def step_example(agent: Agent, env: VectorEnvironment, agent_state: Any) -> Sequ
 def updates_due(config: Config, vector_steps: Int[Array, ""]) -> Int[Array, ""]:
     """Return how many updates should have been done after this many vector steps.
 
-    Exactly floor(ratio * (agent steps - those of the prefill) / trained steps per batch), as a ratio of integers, so
-    that no rounding error adds up over a run. The prefill's steps are not made up for.
+    Exactly floor(updates per vector step * (vector steps - those of the prefill)), as a ratio of integers, so that no
+    rounding error adds up over a run. The prefill's steps are not made up for.
     """
-    ratio = Fraction(config.train_ratio).limit_denominator(1000) * config.num_envs
-    ratio /= config.replay.batch_size * config.replay.batch_length
+    ratio = config.updates_per_step
     learning = jnp.maximum(vector_steps - config.prefill_epochs * config.epoch // config.num_envs, 0)
     whole, rest = learning // ratio.denominator, learning % ratio.denominator
     return whole * ratio.numerator + rest * ratio.numerator // ratio.denominator

@@ -54,7 +54,17 @@ def to_host(tree: PyTree) -> HostTree:
     named = named_leaves(tree)
     specs = {name: _spec(leaf) for name, leaf in named.items()}
     arrays = {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in named.items()}
-    return HostTree({name: np.asarray(a) for name, a in arrays.items() if a.size}, specs)
+    return HostTree({name: _whole(a) for name, a in arrays.items() if a.size}, specs)
+
+
+def _whole(array: Any) -> np.ndarray:
+    """Return an array's numbers. What NumPy itself is given of a split one, JAX would keep with it."""
+    if not isinstance(array, jax.Array) or array.is_fully_replicated:
+        return np.asarray(array)
+    whole = np.empty(array.shape, array.dtype)
+    for shard in array.addressable_shards:
+        whole[shard.index] = shard.data
+    return whole
 
 
 def from_host(template: PyTree, host: HostTree) -> PyTree:

@@ -118,12 +118,13 @@ def prepare(config: Config[Any]) -> tuple[Program | GuestProgram, Evaluate, str]
         return guest.prepare(config)
     check(config)
     program = make_program(config)
-    episodes = config.evaluation.episodes
-    evaluate = seeds.evaluate_seeds(config, make_evaluate(program.agent, make_vector(config.env, episodes), episodes))
+    episodes, mesh = config.evaluation.episodes, devices.mesh(config)
+    evaluate = make_evaluate(program.agent, make_vector(config.env, episodes), episodes)
+    evaluate = seeds.evaluate_seeds(config, evaluate, mesh)
     if config.evaluation.gap:
         limit = -(-config.env.time_limit // config.env.action_repeat)
         gap = make_gap(program.agent, make_vector(config.env, _GAP_ENVS), min(limit, _GAP_STEPS) + 1)
-        program = program._replace(gap=seeds.evaluate_seeds(config, gap))
+        program = program._replace(gap=seeds.evaluate_seeds(config, gap, mesh))
     return program, evaluate, check_memory(config, template(program, config))
 
 

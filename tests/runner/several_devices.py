@@ -18,12 +18,14 @@ import toy_learner
 from tiny_run import CONFIG
 
 import mbrl
+from mbrl.envs import make_vector
+from mbrl.evaluation.rollout import make_evaluate
 from mbrl.replay.config import ReplayConfig
 from mbrl.runner import devices
 from mbrl.runner.compiled import compile_for
 from mbrl.runner.epoch import make_program
 from mbrl.runner.leaves import to_host
-from mbrl.runner.seeds import run_key
+from mbrl.runner.seeds import evaluate_seeds, run_key
 
 SPLIT = dataclasses.replace(
     CONFIG,
@@ -100,12 +102,18 @@ def fsdp():
 def seeds():
     """Eight seeds, one on each device; the last of them alone."""
     alone, _, _ = train(dataclasses.replace(CONFIG, seed=7), 2)
-    together, state, compiled = train(dataclasses.replace(CONFIG, seeds=8, devices=8), 2)
+    config = dataclasses.replace(CONFIG, seeds=8, devices=8)
+    together, state, compiled = train(config, 2)
+    evaluate = make_evaluate(make_program(config).agent, make_vector(config.env, 2), 2)
+    keys = jax.random.split(jax.random.key(3), 8)
+    played = evaluate_seeds(config, evaluate, devices.mesh(config)).lower(state.agent, keys).compile()
+    last = jax.tree.map(lambda x: jax.device_put(x[7], jax.devices()[0]), state.agent)
     kinds = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
     return {
         "alone": alone,
         "together": [{name: each[7] for name, each in losses.items()} for losses in together],
-        "exchanges": [size for kind in kinds for size in exchanges(compiled, kind)],
+        "exchanges": [size for kind in kinds for one in (compiled, played) for size in exchanges(one, kind)],
+        "returns": [played(state.agent, keys).returns[7].tolist(), evaluate(last, keys[7]).returns.tolist()],
         "params": [shard.data.shape[0] for shard in jax.tree.leaves(state.agent.params)[0].addressable_shards],
     }
 

@@ -73,6 +73,8 @@ def test_seeds_on_eight_devices_exchange_nothing():
     assert_same_losses(found)
     assert found["exchanges"] == []
     assert found["params"] == [1] * 8
+    together, alone = found["returns"]
+    np.testing.assert_allclose(together, alone, 1e-4)
 
 
 def test_a_run_that_goes_on_on_eight_devices_and_back_on_one_is_that_which_stayed():

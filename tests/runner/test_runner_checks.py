@@ -21,6 +21,15 @@ from mbrl.runner.config import CheckpointConfig, EvalConfig, to_yaml
     [
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"steps": 3_000_000_000}, "steps must be at most 2000000000"),
+        ({"num_envs": 8 * 10**9}, "num_envs must be at most 2000000000, not 8000000000"),
+        ({"prefill": 10**12}, "prefill must be at most 2000000000"),
+        ({"epoch": 10**12}, "epoch must be at most 2000000000"),
+        ({"epoch": 2 * 10**8}, r"epoch 200000000 .* are 200000000 env steps, of which an epoch may have 100000000"),
+        ({"env": EnvConfig(time_limit=3 * 10**9)}, r"env\.time_limit must be at most 2000000000"),
+        ({"env": EnvConfig(action_repeat=10**8)}, "num_envs 2 with env.action_repeat 100000000 are 200000000 env"),
+        ({"evaluation": EvalConfig(episodes=10**10)}, r"evaluation\.episodes must be at most 2000000000"),
+        ({"train_ratio": 1e-12}, "train_ratio 1e-12 is less than one update in 1073741824 vector steps"),
+        ({"train_ratio": 1e30}, r"train_ratio 1e\+30 is more than 2000000000 updates in 64 env steps"),
         ({"num_envs": 0}, "num_envs must be at least 1"),
         ({"epoch": 9}, "epoch 9 must be a multiple of num_envs 2; the nearest is 8"),
         ({"epoch": 1}, "the nearest is 2"),
@@ -44,7 +53,9 @@ def test_refused(changes, message):
 
 @pytest.mark.parametrize(
     ("episodes", "seed", "message"),
-    [(0, 0, "episodes must be at least 1, not 0"), (1, -1, "seed must lie between 0 and 4294967295, not be -1")],
+    [(0, 0, "episodes must be at least 1, not 0"),
+     (10**10, 0, "episodes must be at most 2000000000"),
+     (1, -1, "seed must lie between 0 and 4294967295, not be -1")],
 )
 def test_an_evaluation_that_cannot_be_is_refused(episodes, seed, message):
     with pytest.raises(UserError, match=message):
@@ -60,6 +71,10 @@ def test_memory(monkeypatch):
     ring = type("Ring", (), {"data": jnp.zeros((32, 2, 16))})
     monkeypatch.setattr(memory, "available_bytes", lambda: 100_000)
     assert "64 steps in 4.0 KiB" in check_memory(toy_config(), state._replace(replay=ring))
+    with monkeypatch.context() as little:
+        little.setattr(memory, "host_bytes", lambda _: 10_000)
+        with pytest.raises(UserError, match=r"64 needs 12\.0 KiB of main memory while it is saved.* 52 would fit"):
+            check_memory(toy_config(), state._replace(replay=ring))
     monkeypatch.setattr(memory, "available_bytes", lambda: 4_000)
     with pytest.raises(UserError, match=r"replay\.capacity 64 needs 4\.0 KiB.* replay\.capacity 50 would fit"):
         check_memory(toy_config(), state._replace(replay=ring))
