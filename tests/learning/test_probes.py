@@ -172,9 +172,9 @@ def test_reward_probe_notices_rewards_that_are_not_learned(monkeypatch):
     """With a reward head that is given half the reward the values are half."""
     loss = RSSM.loss
 
-    def half(self, params, key, sequence):
+    def half(self, params, key, sequence, start):
         timestep = sequence.timestep._replace(reward=sequence.timestep.reward / 2)
-        return loss(self, params, key, sequence._replace(timestep=timestep))
+        return loss(self, params, key, sequence._replace(timestep=timestep), start)
 
     monkeypatch.setattr(RSSM, "loss", half)
     for errors in value_errors():
