@@ -82,7 +82,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if argv[0] not in COMMANDS:
         raise unknown("command", argv[0], [*COMMANDS, "--help", "--version"])
-    with heap.cycles_kept():
+    with heap.cycles_kept():  # a module and what it imports stay
         command = importlib.import_module(COMMANDS[argv[0]].module)
     return command.run(argv[1:])
 

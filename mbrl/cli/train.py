@@ -18,17 +18,13 @@ from mbrl.runner.launch import Launch, check
 PROG = "mbrl train [EXPERIMENT | RUN_DIR]"
 
 
+@heap.cycles_kept()  # until the run has compiled
 def run(argv: Sequence[str]) -> int:
     """Train and return the exit code.
 
     Raises:
         UserError: something in the words, the file or the run's folder is not right.
     """
-    with heap.cycles_kept():  # the run looks for them again once it has compiled
-        return _run(argv)
-
-
-def _run(argv: Sequence[str]) -> int:
     launch, rest = split_launch(argv)
     if launch.distributed and not parsing.HELP & set(rest):
         return _train_together(launch, rest)

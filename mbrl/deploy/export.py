@@ -81,8 +81,7 @@ def _lower(policy: Policy, rows: int | str, platforms: Sequence[str]) -> export.
     jax.config.update(_SOURCES, ".*")
     try:
         return export.export(jax.jit(_entry(policy)), platforms=tuple(platforms))(*args)
-    # All three are what JAX raises where a size that is open meets what needs a number.
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:  # what JAX raises where an open size should be a number
         if rows != SYMBOLIC:
             raise
         cause = (str(error).splitlines() or [type(error).__name__])[0]

@@ -138,17 +138,17 @@ def _check_epoch(config: Config[Any]) -> None:
             f"prefill {config.prefill} is too short for one sequence of replay.batch_length "
             f"{config.replay.batch_length} in each of {n} environments; it needs at least {needed}"
         )
-
-
-def _check_updates(config: Config[Any]) -> None:
-    """Check that the run's updates, and the env steps of an epoch, can be counted."""
     env_steps = config.epoch * config.env.action_repeat
     if env_steps > MAX_AT_ONCE:
         raise UserError(
             f"epoch {config.epoch} with env.action_repeat {config.env.action_repeat} are {env_steps} env steps, of "
             f"which an epoch may have {MAX_AT_ONCE}"
         )
-    ratio = config.updates_per_step
+
+
+def _check_updates(config: Config[Any]) -> None:
+    """Check that the run's updates can be counted."""
+    ratio = config.updates_per_vector_step
     if not ratio:
         raise UserError(
             f"train_ratio {config.train_ratio} is less than one update in {2**30} vector steps; take a larger one"

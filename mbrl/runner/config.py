@@ -83,7 +83,7 @@ class Config(Generic[AgentConfig]):
         return -(-self.prefill // self.epoch)
 
     @property
-    def updates_per_step(self) -> Fraction:
+    def updates_per_vector_step(self) -> Fraction:
         """Updates per vector step, as a ratio that int32 can count with.
 
         Numerator times denominator stay below 2^31. It is exact where ``train_ratio`` asks for a short fraction, and

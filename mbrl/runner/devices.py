@@ -165,3 +165,19 @@ def over_seeds(mesh: Mesh | None, epoch: Callable[..., Any]) -> Callable[..., An
         return epoch
     specs = (_BY_SEED, _OWN_SEEDS)
     return jax.shard_map(epoch, mesh=mesh, in_specs=specs[:1], out_specs=specs, check_vma=False)
+
+
+def evaluate_apart(mesh: Mesh | None, evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an evaluation of several seeds, ``[S, ...]`` in and out, that each device does of its own to their end.
+
+    Without that all devices would ask one another at every step whether an episode still goes on anywhere.
+
+    Args:
+        mesh: the devices; those of one seed, or None, leave the function as it is.
+        evaluate: of agents and keys, as ``seeds.evaluate_seeds`` returns it.
+    """
+    if mesh is None or SEEDS not in mesh.axis_names:
+        return evaluate
+    return jax.jit(
+        jax.shard_map(evaluate, mesh=mesh, in_specs=_OWN_SEEDS, out_specs=_OWN_SEEDS, check_vma=False)
+    )

@@ -139,7 +139,7 @@ def updates_due(config: Config, vector_steps: Int[Array, ""]) -> Int[Array, ""]:
     Exactly floor(updates per vector step * (vector steps - those of the prefill)), as a ratio of integers, so that no
     rounding error adds up over a run. The prefill's steps are not made up for.
     """
-    ratio = config.updates_per_step
+    ratio = config.updates_per_vector_step
     learning = jnp.maximum(vector_steps - config.prefill_epochs * config.epoch // config.num_envs, 0)
     whole, rest = learning // ratio.denominator, learning % ratio.denominator
     return whole * ratio.numerator + rest * ratio.numerator // ratio.denominator
@@ -253,7 +253,7 @@ def epoch(
     counts = {
         "update/skipped": skipped.astype(jnp.float32),
         "run/updates": state.updates.astype(jnp.float32),
-        "run/updates_per_step": updates / (state.step - before.step),
+        "run/updates_per_vector_step": updates / (state.step - before.step),
     }
     return state, means | counts | describe(config, state, episodes)
 

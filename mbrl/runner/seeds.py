@@ -12,7 +12,6 @@ from typing import Any, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 
 from mbrl.core.types import Metrics, PRNGKey
 from mbrl.replay.ring import RingState
@@ -94,23 +93,9 @@ def _is_none(x: Any) -> bool:
     return x is None
 
 
-def evaluate_seeds(
-    config: Config[Any], evaluate: Callable[..., Found], mesh: Mesh | None = None
-) -> Callable[..., Found]:
-    """Return an evaluation of every seed's agent, each with a key of its own: what it returns is ``[S, ...]``.
-
-    Args:
-        config: says how many seeds there are.
-        evaluate: of one seed's agent with one key.
-        mesh: the devices that the seeds are split over, each of which then plays its own to their end; None for one.
-    """
-    if config.seeds == 1:
-        return evaluate
-    every = jax.vmap(evaluate)
-    if mesh is not None:
-        own = PartitionSpec(*mesh.axis_names)
-        every = jax.shard_map(every, mesh=mesh, in_specs=own, out_specs=own, check_vma=False)
-    return jax.jit(every)
+def evaluate_seeds(config: Config[Any], evaluate: Callable[..., Found]) -> Callable[..., Found]:
+    """Return an evaluation of every seed's agent, each with a key of its own: what it returns is ``[S, ...]``."""
+    return evaluate if config.seeds == 1 else jax.jit(jax.vmap(evaluate))
 
 
 def pick(config: Config[Any], state: TrainState, number: int = 0) -> TrainState:

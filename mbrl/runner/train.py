@@ -120,11 +120,11 @@ def prepare(config: Config[Any]) -> tuple[Program | GuestProgram, Evaluate, str]
     program = make_program(config)
     episodes, mesh = config.evaluation.episodes, devices.mesh(config)
     evaluate = make_evaluate(program.agent, make_vector(config.env, episodes), episodes)
-    evaluate = seeds.evaluate_seeds(config, evaluate, mesh)
+    evaluate = devices.evaluate_apart(mesh, seeds.evaluate_seeds(config, evaluate))
     if config.evaluation.gap:
         limit = -(-config.env.time_limit // config.env.action_repeat)
         gap = make_gap(program.agent, make_vector(config.env, _GAP_ENVS), min(limit, _GAP_STEPS) + 1)
-        program = program._replace(gap=seeds.evaluate_seeds(config, gap, mesh))
+        program = program._replace(gap=devices.evaluate_apart(mesh, seeds.evaluate_seeds(config, gap)))
     return program, evaluate, check_memory(config, template(program, config))
 
 

@@ -106,7 +106,8 @@ def seeds():
     together, state, compiled = train(config, 2)
     evaluate = make_evaluate(make_program(config).agent, make_vector(config.env, 2), 2)
     keys = jax.random.split(jax.random.key(3), 8)
-    played = evaluate_seeds(config, evaluate, devices.mesh(config)).lower(state.agent, keys).compile()
+    apart = devices.evaluate_apart(devices.mesh(config), evaluate_seeds(config, evaluate))
+    played = apart.lower(state.agent, keys).compile()
     last = jax.tree.map(lambda x: jax.device_put(x[7], jax.devices()[0]), state.agent)
     kinds = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
     return {
