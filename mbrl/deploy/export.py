@@ -81,7 +81,7 @@ def _lower(policy: Policy, rows: int | str, platforms: Sequence[str]) -> export.
     jax.config.update(_SOURCES, ".*")
     try:
         return export.export(jax.jit(_entry(policy)), platforms=tuple(platforms))(*args)
-    except (TypeError, ValueError, NotImplementedError) as error:  # what JAX raises where an open size should be a number
+    except (TypeError, ValueError, NotImplementedError) as error:  # of JAX, where an open size should be a number
         if rows != SYMBOLIC:
             raise
         cause = (str(error).splitlines() or [type(error).__name__])[0]
