@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 from jaxtyping import Array, Float, Int
 
-from mbrl.agents.searching import Target
+from mbrl.agents.searching import Searcher, Target
 from mbrl.core import parallel
 from mbrl.core.distributions import OneHot
 from mbrl.core.errors import UserError, unknown
@@ -56,6 +56,15 @@ def check(config: DistilConfig, planner: Any, problem: Problem) -> None:
         raise UserError(
             f"agent.distil value needs a plan whose value has a derivative: agent.planner soft_tree; got {planner.name}"
         )
+
+
+def teacher(planner: SoftTreeConfig, problem: Problem, share: float) -> Searcher:
+    """Return what the lesson ``value`` searches with: the tree before it is refined.
+
+    Refined candidates have left where the policy put them for where the value no longer rises, so that hardly any of
+    its derivative reaches the policy.
+    """
+    return Searcher(dataclasses.replace(planner, refine=0), problem, share)
 
 
 def imitation(config: DistilConfig, policy: Proposal, target: Target) -> Float[Array, "N"]:

@@ -41,6 +41,8 @@ class PlannedDreamer(Dreamer):
         self.lesson = config.distil
         self.searcher = Searcher(config.planner, self.problem, config.distil.reanalyse)
         self.keeps = config.distil.name in distilling.IMITATIONS
+        if config.distil.name == "value":
+            self.teacher = distilling.teacher(config.planner, self.problem, config.distil.reanalyse)
 
     def init(self, key: PRNGKey) -> DreamerState:
         """Draw the first state."""
@@ -107,7 +109,7 @@ class PlannedDreamer(Dreamer):
         In units of the actor's own returns, so that both losses can have one weight.
         """
         live = stop(state.params) | {"actor": params["actor"]}
-        times, plan = self.searcher.some(live, key, latent)
+        times, plan = self.teacher.some(live, key, latent)
         config = self.behaviour.config
         unit = normalise.scale(state.returns, config.percentiles)[1] if config.normalise_returns else jnp.float32(1)
         # The plans' rows are of one sequence after the other.

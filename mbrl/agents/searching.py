@@ -17,6 +17,7 @@ from mbrl.core import parallel
 from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey, TimeStep
 from mbrl.planners import Plan, Planner, Problem
+from mbrl.planners.base import into_bounds, middle, normal
 from mbrl.planners.gradient import GradientConfig
 from mbrl.planners.mcts import MCTSConfig
 from mbrl.planners.shooting import ShootingConfig
@@ -67,7 +68,7 @@ def exploring(config: Any, problem: Problem) -> Any:
     mctx has Gumbel noise of scale 1, with which its choice is a draw from its improved policy (Danihelka et al. 2022);
     shooting draws an elite by weight and, of continuous actions, adds noise of the elites' deviation (Hansen et al.
     2024); gradient ascent, whose plans have no distribution, adds noise of a fixed one. The soft tree's own config has
-    no noise: of its candidates one is drawn. Noise whose size is set is of that size.
+    no noise: of its candidates one is drawn (see ``Searcher``). Noise whose size is set is of that size.
     """
     if isinstance(config, MCTSConfig):
         return dataclasses.replace(config, gumbel=config.gumbel or 1.0)
@@ -84,7 +85,11 @@ def settled(config: Any) -> Any:
 
 
 class Searcher:
-    """Acts by a search and renews what earlier ones found; holds planners, never parameters."""
+    """Acts by a search and renews what earlier ones found; holds planners, never parameters.
+
+    While it trains, one of a soft tree's candidates is drawn by weight. Those that were refined have all climbed to the
+    same place, so there noise of a fixed deviation is added.
+    """
 
     def __init__(self, config: Any, problem: Problem, share: float) -> None:
         """Describe the searches.
@@ -100,7 +105,8 @@ class Searcher:
         if not 0 <= share <= 1:
             raise UserError(f"agent.reanalyse must lie in [0, 1]; got {share}")
         config = whole(config, problem)
-        self.share, self.draws = share, isinstance(config, SoftTreeConfig)
+        self.share, self.draws, self.problem = share, isinstance(config, SoftTreeConfig), problem
+        self.noise = NOISE if isinstance(config, SoftTreeConfig) and config.refine and not problem.discrete else 0.0
         self.calm: Planner = planners.make(settled(config), problem)
         self.bold: Planner = planners.make(exploring(config, problem), problem)
 
@@ -151,8 +157,18 @@ class Searcher:
             zeros: Plan = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), plan._replace(tree=None, fan=None))
             return zeros.action, carry, target_of(zeros, jnp.int32(NEVER))
         plan, carry = planner.plan(params, search_key, latent, carry)
-        action = _draw(pick_key, plan) if self.draws and mode == "train" else plan.action
+        action = self._drawn(pick_key, plan) if self.draws and mode == "train" else plan.action
         return action, carry, target_of(plan, updates)
+
+    def _drawn(self, key: PRNGKey, plan: Plan) -> Float[Array, "N A"]:
+        """Return a candidate of each environment, drawn by its weight, with noise where they hardly differ."""
+        gumbel = parallel.draw(jax.random.gumbel, key, plan.weights.shape, axis=0)
+        which = jnp.argmax(jnp.log(plan.weights) + gumbel, -1)
+        action = jax.vmap(lambda row, at: row[at])(plan.candidates, which)
+        if self.noise == 0:
+            return action
+        eps = normal(jax.random.fold_in(key, 1), action.shape)
+        return into_bounds(self.problem, action + self.noise * middle(self.problem)[1][None] * eps)
 
     def renew(
         self, params: Params, key: PRNGKey, latent: Latent, stored: Target, updates: Int[Array, ""]
@@ -202,10 +218,3 @@ def target_of(plan: Plan, updates: Int[Array, ""]) -> Target:
     """Return what replay keeps of plans; no gradient passes."""
     searched = jnp.broadcast_to(updates, plan.value.shape)
     return jax.lax.stop_gradient(Target(plan.candidates, plan.weights, plan.value, searched))
-
-
-def _draw(key: PRNGKey, plan: Plan) -> Float[Array, "N A"]:
-    """Return a candidate of each environment, drawn by its weight."""
-    gumbel = parallel.draw(jax.random.gumbel, key, plan.weights.shape, axis=0)
-    which = jnp.argmax(jnp.log(plan.weights) + gumbel, -1)
-    return jax.vmap(lambda row, at: row[at])(plan.candidates, which)

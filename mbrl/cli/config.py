@@ -32,10 +32,11 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     agent, said = _named("agent", written, overrides, f"{file}: ")
     planner, _ = _named("agent.planner", (), overrides, "")
     before, _ = _named("agent.planner", written, (), "")
-    cls = config_type(agent or DEFAULT_AGENT, planner or before or NO_PLANNER, said)
+    before = before or _own_planner(agent or DEFAULT_AGENT, said)
+    cls = config_type(agent or DEFAULT_AGENT, planner or before, said)
     known = parsing.leaves(cls)
-    config = _unwritten(cls, planner or before or NO_PLANNER)
-    if config is not None and planner and planner != before:  # what is written of one planner says nothing of another
+    config = _unwritten(cls, planner or before)
+    if planner and planner != before:  # what is written of one planner says nothing of another
         written = [(key, value) for key, value in written if not key.startswith("agent.planner")]
     if file is not None:
         config = parsing.parse(cls, _words(written, known, f"{file}: "), config, label=f"{file}: ")
@@ -69,12 +70,24 @@ def config_type(agent: str, planner: str = NO_PLANNER, label: str = "") -> Any:
     Raises:
         UserError: no such agent or planner.
     """
+    generic, kind = cast(Any, Config), _agent(agent, label)
+    return generic[kind[type(_planner(planner))] if _takes_any(kind) else kind]
+
+
+def _agent(name: str, label: str) -> Any:
+    """Return the config class of an agent."""
     from mbrl.agents import AGENTS  # an agent brings jax with it, which the command line's own help does without
 
-    if agent not in AGENTS:
-        raise UserError(f"{label}{unknown('agent', agent, AGENTS)}")
-    generic, kind = cast(Any, Config), cast(Any, AGENTS[agent].config)
-    return generic[kind[type(_planner(planner))] if _takes_any(kind) else kind]
+    if name not in AGENTS:
+        raise UserError(f"{label}{unknown('agent', name, AGENTS)}")
+    return AGENTS[name].config
+
+
+def _own_planner(agent: str, label: str) -> str:
+    """Return the name of the planner that an agent has where none is written."""
+    kind = _agent(agent, label)
+    own = None if _takes_any(kind) else getattr(kind(), "planner", None)
+    return getattr(own, "name", NO_PLANNER)
 
 
 def type_of(config: Config[Any]) -> Any:
@@ -96,9 +109,28 @@ def _planner(name: str) -> Any:
 
 
 def _unwritten(cls: Any, planner: str) -> Config[Any] | None:
-    """Return what the config is where nothing was written; None where that is what the classes themselves say."""
+    """Return what the config is where nothing was written; None where that is what the classes themselves say.
+
+    An agent that always plans has numbers of its own for its planner; another one has those of the planner itself.
+    """
     agent = get_args(cls)[0]
-    return cls(agent=get_origin(agent)(planner=_planner(planner))) if get_args(agent) else None
+    if get_args(agent):
+        return cls(agent=get_origin(agent)(planner=_planner(planner)))
+    default = agent()
+    own = getattr(default, "planner", None)
+    if getattr(own, "name", planner) == planner:
+        return None
+    found, names = _planner(planner), _alike(own)
+    if planner not in names:
+        raise UserError(f"agent.planner of {default.name} must be one of {', '.join(names)}; got {planner!r}")
+    return cls(agent=agent(planner=found))
+
+
+def _alike(config: Any) -> list[str]:
+    """Return the names of the planners that have the same settings."""
+    from mbrl.planners import PLANNERS  # brings jax
+
+    return [name for name, entry in PLANNERS.items() if type(entry.config) is type(config)]
 
 
 def _named(

@@ -72,8 +72,10 @@ def make_policy(run: Loaded, planner: Any = None, mode: Mode = "eval", member: i
         member: of a run of several seeds, which one, counted from 0.
 
     Raises:
-        UserError: the planner cannot work with the agent, or there is no such member.
+        UserError: the planner cannot work with the agent, or is to explore, or there is no such member.
     """
+    if planner is not None and mode == "train":
+        raise UserError("--mode train is how the run's own agent explores, whose place --planner takes; leave out one")
     if not 0 <= member < run.config.seeds:
         raise UserError(f"--member is {member}, but the run has {run.config.seeds} seeds, counted from 0")
     agent: Player = run.program.agent if planner is None else with_planner(run.program.agent, planner)

@@ -165,7 +165,10 @@ def _device_leaf(spec: Any, name: str) -> specs.Array:
     if not isinstance(spec, specs.Array):
         kind = type(spec).__name__
         raise UserError(f"environment {name!r} observes a {kind}, but must observe one array or a flat dict of arrays")
-    return specs.Array(spec.shape or (1,), _dtype(spec.dtype), name=spec.name)
+    shape, dtype = spec.shape or (1,), _dtype(spec.dtype)
+    if isinstance(spec, specs.BoundedArray) and dtype == np.uint8:  # whether an image is binary is told by its bounds
+        return specs.BoundedArray(shape, dtype, spec.minimum, spec.maximum, name=spec.name)
+    return specs.Array(shape, dtype, name=spec.name)
 
 
 def _dtype(dtype: Any) -> type[np.generic]:

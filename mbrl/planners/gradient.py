@@ -22,6 +22,7 @@ from mbrl.planners.base import (
     check,
     check_config,
     cold,
+    held,
     into_bounds,
     middle,
     moments,
@@ -82,7 +83,8 @@ class GradientPlanner:
         model_key, start_key = jax.random.split(key)
         keys = jax.random.split(model_key, self.config.horizon)
         unit = self._starts(start_key, batch_of(latent), carry)
-        actions = lambda unit: into_bounds(self.problem, self._real(unit))
+        # Rounding may put an end of the range a hair beyond it, where a clip's derivative is 0 for ever.
+        actions = lambda unit: held(self.problem, self._real(unit))
         adam = optax.adam(self.config.rate)
 
         def look(unit: Array) -> tuple[Array, Array]:

@@ -172,9 +172,13 @@ class Shooting:
     ) -> Searched:
         """Return the distribution one iteration further."""
         config = self.config
-        drawn = self._draw(key, searched, config.samples - guided.shape[1] - config.kept)
-        tried = jnp.concatenate([guided, searched.elite[:, : config.kept], drawn], 1)
+        kept = 0 if config.uniform else config.kept
+        drawn = self._draw(key, searched, config.samples - guided.shape[1] - kept)
+        tried = jnp.concatenate([guided, searched.elite[:, :kept], drawn], 1)
         returns, _ = roll(self.problem, params, keys, latent, tried)
+        if config.uniform:  # no distribution carries over what earlier iterations found: the best themselves do
+            tried = jnp.concatenate([searched.elite, tried], 1)
+            returns = jnp.concatenate([searched.returns, returns], 1)
         best, which = jax.lax.top_k(returns, config.elites)
         elite = take(tried, which)
         sharpness = config.temperature if config.weighting == "softmax" else 0.0
@@ -269,7 +273,7 @@ def colouring(horizon: int, colour: float) -> np.ndarray:
 def _check(config: ShootingConfig, problem: Problem) -> None:
     least = {"samples": 1, "horizon": 1, "iterations": 1, "elites": 1, "policy_samples": 0, "temperature": 0,
              "min_std": 0, "colour": 0, "kept": 0}
-    check_config(config.name, config, least, {"horizon": 1000})
+    check_config(config.name, config, least, {"horizon": 1000, "colour": 10})
     if problem.discrete and config.noise:
         raise UserError(f"planner {config.name}: noise must be false, for noise on a discrete action makes no sense")
     if problem.discrete and (config.policy_samples or config.kept or config.choose == "mean"):

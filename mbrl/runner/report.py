@@ -28,7 +28,7 @@ from mbrl.runner.files import write_atomic
 from mbrl.runner.guest import GuestProgram, GuestState
 from mbrl.runner.loggers import Values, read_metrics
 from mbrl.runner.pictures import from_images, from_vectors, image_key, innermost
-from mbrl.runner.report_frames import affordable
+from mbrl.runner.report_frames import extent
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.seeds import evaluate_seeds, keys_of, pick
 from mbrl.runner.state import TrainState
@@ -39,6 +39,7 @@ from mbrl.viz.report import Picture, Section, render
 EPISODES = 20  # of the final evaluation
 CONTEXT, HORIZON = 5, 50  # steps the model sees, and steps it then dreams
 _ENVS, _LONGEST = 8, 1000  # environments recorded to judge the model, and at most so many agent steps of each
+_ENVS_SEEN = 64  # environments at most, where there are images
 _FILM = 240  # agent steps of the episode that is drawn
 _LINES = 6  # dimensions of an observation that are drawn as lines
 
@@ -60,7 +61,7 @@ class Found(NamedTuple):
     summary: Summary  # of its returns; of several seeds, of their means
     by_seed: np.ndarray  # [S] mean return of each seed
     sequence: Sequence  # [T, N] the policy as it samples
-    q: Any  # [T, N, Q] joint positions beside the sequence, None where there are none
+    pose: Any  # joint positions [T, N, Q] and placed bodies' [T, N, M, 3] beside the sequence, None without joints
     judged: Judged | None  # None of an agent without a world model
 
 
@@ -103,17 +104,18 @@ def _find(run: RunDir, config: Config[Any], program: Program | GuestProgram, sta
     if isinstance(state, TrainState):  # what one model dreams is told of the first seed
         state = pick(config, state)
     window = CONTEXT + HORIZON
-    env = make_vector(config.env, _ENVS)
-    most = max(1, affordable(env.observation_spec, _ENVS) // window)
-    steps = min(-(-(min(limit, _LONGEST) + 1) // window), most) * window
+    wanted = _ENVS, -(-(min(limit, _LONGEST) + 1) // window) * window
+    most = _ENVS_SEEN if isinstance(program.env, VectorEnv) else _ENVS  # in Python, each takes its own time
+    environments, steps = extent(program.env.observation_spec, wanted, most, window)
+    env = make_vector(config.env, environments)
     record = make_record(agent, env, steps, mode="train", probe=_probe(env))
-    sequence, (q, where) = jax.device_get(record(state.agent, record_key))
+    sequence, (pose, where) = jax.device_get(record(state.agent, record_key))
     judged = _judge(agent, state.agent, diagnose_key, sequence, (env, where)) if isinstance(agent, Agent) else None
     evaluation = jax.device_get(evaluation)
     by_seed = np.atleast_2d(evaluation.returns).mean(-1)
     evaluation = Evaluation(*(x.ravel() for x in evaluation))
     summary = summarise(by_seed if config.seeds > 1 else evaluation.returns)
-    return Found(read_metrics(run), evaluation, summary, by_seed, sequence, q, judged)
+    return Found(read_metrics(run), evaluation, summary, by_seed, sequence, pose, judged)
 
 
 def _judge(agent: Agent, state: Any, key: PRNGKey, sequence: Sequence, seen: tuple[VectorEnvironment, Any]) -> Judged:
@@ -127,7 +129,7 @@ def _judge(agent: Agent, state: Any, key: PRNGKey, sequence: Sequence, seen: tup
 
 
 def _probe(env: VectorEnvironment) -> Callable[[Any], Any]:
-    """Return what reads joint positions ``[N, Q]`` and bodies off the vector environment's state, None without them."""
+    """Return what reads a pose (see ``Found``) and bodies off the vector environment's state, None without them."""
 
     def probe(state: Any) -> Any:
         if not isinstance(env, VectorEnv):
@@ -135,7 +137,8 @@ def _probe(env: VectorEnvironment) -> Callable[[Any], Any]:
         base, inner = unwrap(env.env, state.env)
         physics = getattr(inner, "pipeline_state", getattr(inner, "data", None))  # Brax's, MuJoCo Playground's
         where = report_frames.bodies(base, inner)
-        return getattr(physics, "q", getattr(physics, "qpos", None)), where
+        q = getattr(physics, "q", getattr(physics, "qpos", None))
+        return None if q is None else (q, getattr(physics, "mocap_pos", None)), where
 
     return probe
 
@@ -249,11 +252,14 @@ def _episode(found: Found, env: VectorEnvironment) -> Picture:
     ends = np.flatnonzero(timestep.step_type[:_FILM, 0] == LAST)
     steps = int(ends[0]) + 1 if ends.size else min(_FILM, len(timestep.reward))
     base, seen, image = innermost(env), as_dict(timestep.observation), image_key(env.observation_spec)
-    model, key = mechanism(base), image or next(iter(seen))
+    said = found.judged.diagnosis.open_loop_observation if found.judged else seen
+    model, key = mechanism(base), image or next(name for name in seen if name in said)
     what = f": the observation {key!r}."
-    if model is not None and found.q is not None:
-        q, what = found.q[:steps, 0], "."
-        frames = draw.draw(model, q, draw.aim(model, q))
+    if model is not None and found.pose is not None:
+        what = "."
+        q, placed = found.pose
+        q, placed = q[:steps, 0], placed if placed is None else placed[:steps, 0]
+        frames = draw.draw(model, q, draw.aim(model, q, mocap=placed), mocap=placed)
     elif image:
         frames = from_images(seen[image][:steps, 0], image_tops(as_dict(env.observation_spec))[image], 160)
     else:

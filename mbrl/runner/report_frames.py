@@ -13,7 +13,7 @@ from mbrl.core.types import FIRST, Sequence, as_dict, is_image
 from mbrl.evaluation import model as judge
 from mbrl.evaluation.frames import FrameScore, Recorded, assess_frames, image_tops
 from mbrl.evaluation.positions import Positions, PositionScore, ordered
-from mbrl.runner.pictures import from_images
+from mbrl.runner.pictures import from_images, image_key
 from mbrl.viz import figures, film, video
 from mbrl.viz.report import Picture, Section
 
@@ -23,10 +23,25 @@ _NAMES = {"model": "world model", "copy": "copy of the last frame", "linear": "l
           "floor": "read off true frames"}
 
 
-def affordable(spec: Any, environments: int) -> int:
-    """Return how many steps of that many environments may be recorded, given the size of what they show."""
+def extent(spec: Any, wanted: tuple[int, int], most: int, window: int) -> tuple[int, int]:
+    """Return of how many environments how many steps are recorded, given the size of what they show.
+
+    Images are recorded of more environments, as far as their frames have room: what is fitted beside the model, the
+    linear regression and the reader of positions, learns from half of them, and episodes differ more than steps do.
+
+    Args:
+        spec: of the observations.
+        wanted: environments, and steps of each, a multiple of ``window``.
+        most: environments.
+        window: steps that belong together; so many are recorded at least.
+    """
+    environments, steps = wanted
     pixels = sum(int(np.prod(leaf.shape)) for leaf in as_dict(spec).values() if is_image(leaf))
-    return _BYTES // (4 * pixels * environments) if pixels else np.iinfo(np.int32).max
+    if not pixels:
+        return wanted
+    frames = _BYTES // (4 * pixels)
+    environments = max(environments, min(most, frames // steps))
+    return environments, min(steps, max(1, frames // (environments * window)) * window)
 
 
 def bodies(base: Any, state: Any) -> dict[str, Any] | None:
@@ -60,12 +75,14 @@ def judge_frames(
         found: the innermost environment, and what ``bodies`` said of its states, [T, N].
     """
     timestep: Any = sequence.timestep
-    truth, positions = as_dict(timestep.observation), _positions(found[1], found[0])
+    truth, shown = as_dict(timestep.observation), image_key(spec)
     first, action = timestep.step_type == FIRST, np.asarray(sequence.action)
     scores = {}
     for name, top in image_tops(as_dict(spec)).items():
         said = np.asarray(diagnosis.open_loop_observation[name])
         recorded = Recorded(np.asarray(truth[name]), said, action, first, top)
+        # Bodies are where the first image shows them; another one, of a goal, say, shows them elsewhere.
+        positions = _positions(found[1], found[0]) if name == shown else None
         scores[name] = assess_frames(recorded, *window, positions)
     return scores
 
@@ -85,8 +102,9 @@ def section(name: str, score: FrameScore, context: int) -> Section:
         pictures.append(_where(name, score.positions))
     return Section(
         f"Predicted frames: {name}",
-        f"The model sees {context} frames and then only the actions. Linear regression sees the last two frames and "
-        "the same actions, and was fitted on other environments than it is judged on. Bits are per pixel and channel: "
+        f"The model has seen the episode so far, at least {context} frames of it, and then only the actions. Linear "
+        "regression sees the last two frames and the same actions, and was fitted on other environments than it is "
+        "judged on, where there are several. Bits are per pixel and channel: "
         "of binary images the cross-entropy of the probability predicted; of colours under a logistic around the "
         "prediction, mixed with a uniform share, both fitted to each predictor at each horizon. "
         f"{score.windows[0]} windows, of which {score.windows[-1]} last to the end.",

@@ -230,7 +230,8 @@ def _rows(
     """Return the rows of an episode ``[T, 1]``, what was observed first, and the unit of their errors."""
     timestep: Any = sequence.timestep
     seen, image = as_dict(timestep.observation), image_key(env.observation_spec)
-    key = image or next(iter(seen))
+    # A key that the model does not say anything of, such as a task's number, is not compared.
+    key = image or next(name for name in seen if all(name in x for x in said.values()))
     real, guesses = seen[key][:, 0], [np.asarray(x[key][:, 0]) for x in said.values()]
     if image:
         top = image_tops(as_dict(env.observation_spec))[image]

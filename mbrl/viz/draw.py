@@ -43,13 +43,24 @@ class Camera(NamedTuple):
     width: int
 
 
-def place(model: Any, q: Float[np.ndarray, "T Q"]) -> tuple[Float[np.ndarray, "T G 3"], Float[np.ndarray, "T G 3 3"]]:
-    """Return the positions and rotations of all geoms of a ``mujoco.MjModel`` at joint positions ``q``."""
+def place(
+    model: Any, q: Float[np.ndarray, "T Q"], mocap: Float[np.ndarray, "T M 3"] | None = None
+) -> tuple[Float[np.ndarray, "T G 3"], Float[np.ndarray, "T G 3 3"]]:
+    """Return the positions and rotations of all geoms of a ``mujoco.MjModel``.
+
+    Args:
+        model: a ``mujoco.MjModel``.
+        q: joint positions.
+        mocap: positions of the bodies that are put somewhere instead of moving, such as a target; None for where the
+            model has them.
+    """
     mujoco: Any = importlib.import_module("mujoco")
     data = mujoco.MjData(model)
     positions, rotations = np.zeros((len(q), model.ngeom, 3)), np.zeros((len(q), model.ngeom, 3, 3))
     for t, joints in enumerate(q):
         data.qpos[:] = np.nan_to_num(joints)
+        if mocap is not None:
+            data.mocap_pos[:] = np.nan_to_num(mocap[t])
         mujoco.mj_kinematics(model, data)
         positions[t], rotations[t] = data.geom_xpos, data.geom_xmat.reshape(-1, 3, 3)
     return positions, rotations
@@ -61,9 +72,15 @@ def shapes(model: Any) -> list[Shape]:
     return [Shape(g, *outline, bool(model.geom_bodyid[g] == 0)) for g, outline in outlines if outline is not None]
 
 
-def aim(model: Any, q: Float[np.ndarray, "T Q"], height: int = 160, width: int = 240) -> Camera:
-    """Return a camera that sees everything that moves during ``q``, however far it goes."""
-    positions, rotations = place(model, q)
+def aim(
+    model: Any,
+    q: Float[np.ndarray, "T Q"],
+    height: int = 160,
+    width: int = 240,
+    mocap: Float[np.ndarray, "T M 3"] | None = None,
+) -> Camera:
+    """Return a camera that sees everything that moves during ``q``, however far it goes; ``mocap`` as in ``place``."""
+    positions, rotations = place(model, q, mocap)
     drawn = shapes(model)
     moving = [s.geom for s in drawn if not s.still] or [s.geom for s in drawn]
     root = positions[:, moving].mean(axis=1)
@@ -84,7 +101,13 @@ def aim(model: Any, q: Float[np.ndarray, "T Q"], height: int = 160, width: int =
     return Camera(above, (low + high) / 2, follow, float(scale), height, width)
 
 
-def draw(model: Any, q: Float[np.ndarray, "T Q"], camera: Camera, colour: Colour = BLUE) -> Frames:
+def draw(
+    model: Any,
+    q: Float[np.ndarray, "T Q"],
+    camera: Camera,
+    colour: Colour = BLUE,
+    mocap: Float[np.ndarray, "T M 3"] | None = None,
+) -> Frames:
     """Return pictures of a mechanism, one for each row of joint positions.
 
     Args:
@@ -92,8 +115,9 @@ def draw(model: Any, q: Float[np.ndarray, "T Q"], camera: Camera, colour: Colour
         q: joint positions.
         camera: see ``aim``.
         colour: of what moves; what belongs to the world is grey.
+        mocap: see ``place``.
     """
-    positions, rotations = place(model, q)
+    positions, rotations = place(model, q, mocap)
     drawn = shapes(model)
     moving = [s.geom for s in drawn if not s.still]
     frames = np.empty((len(q), camera.height, camera.width, 3), np.uint8)

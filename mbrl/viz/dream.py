@@ -51,14 +51,15 @@ def moving_dream(real: Frames, dreamt: Frames, context: int, milliseconds: int =
             page.paste(picture(frames[t], ORANGE if i and t >= context else BLUE), (_LABEL, top + i * row))
         pen.text((_LABEL + width / 2, top / 2), caption(t, context), fill=SOFT, font=font(16), anchor="mm")
         sheets.append(page)
-    return _gif(sheets, milliseconds, pause=900)
+    return _gif(sheets, [milliseconds] * (len(sheets) - 1) + [900])
 
 
-def video(frames: Frames, milliseconds: int = 40) -> bytes:
-    """Return frames as a GIF that repeats."""
+def video(frames: Frames, milliseconds: int | list[int] = 40) -> bytes:
+    """Return frames as a GIF that repeats; each is shown for so long, or for its own of as many durations."""
     from PIL import Image
 
-    return _gif([Image.fromarray(frame) for frame in frames], milliseconds, pause=milliseconds)
+    durations = [milliseconds] * len(frames) if isinstance(milliseconds, int) else milliseconds
+    return _gif([Image.fromarray(frame) for frame in frames], durations)
 
 
 def heat(observation: Float[np.ndarray, "T D"], low: np.ndarray, high: np.ndarray, size: int = 160) -> Frames:
@@ -123,14 +124,13 @@ def png_of(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _gif(images: list[Any], milliseconds: int, pause: int) -> bytes:
-    """Return a GIF; one palette for all pictures keeps the colours from flickering."""
+def _gif(images: list[Any], durations: list[int]) -> bytes:
+    """Return a GIF, each picture shown for its duration [ms]; one palette for all keeps colours from flickering."""
     from PIL import Image
 
     every = -(-len(images) // _PALETTE)
     palette = Image.fromarray(np.concatenate([np.asarray(image) for image in images[::-every]])).quantize(128)
     small = [image.quantize(palette=palette, dither=0) for image in images]
     buffer = io.BytesIO()
-    durations = [milliseconds] * (len(images) - 1) + [pause]
     small[0].save(buffer, format="GIF", save_all=True, append_images=small[1:], duration=durations, loop=0)
     return buffer.getvalue()

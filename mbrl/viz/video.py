@@ -12,11 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mbrl.viz.draw import Frames
 from mbrl.viz.dream import video
 
 KINDS = (".gif", ".mp4")
-FASTEST = 50.0  # pictures a second, of a film; a GIF's clock ticks in hundredths of a second
+FASTEST = 50.0  # pictures a second, of a film; viewers slow down a GIF that is faster
+_TICK = 10  # ms, of a GIF's clock
 
 
 def find_ffmpeg() -> str | None:
@@ -44,6 +47,12 @@ def thin(fps: float) -> int:
     return max(1, math.ceil(fps / FASTEST))
 
 
+def _durations(count: int, fps: float) -> list[int]:
+    """Return for how long each picture of a GIF is shown [ms]: whole ticks, late by half a tick at most."""
+    ends = np.round(np.arange(count + 1) * (1000 / _TICK / fps)).astype(int)
+    return (np.diff(ends) * _TICK).tolist()
+
+
 def encode(frames: Frames, kind: str, fps: float) -> bytes:
     """Return frames as a film.
 
@@ -53,7 +62,7 @@ def encode(frames: Frames, kind: str, fps: float) -> bytes:
         fps: pictures a second, at most ``FASTEST``.
     """
     if kind == ".gif":
-        return video(frames, max(20, round(1000 / fps)))
+        return video(frames, _durations(len(frames), fps))
     height, width = frames.shape[1:3]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
     # What every player can show; the index at the front, so that it plays while it loads.

@@ -225,8 +225,11 @@ def test_planners_act_and_teach(name, action):
 
 
 def test_the_plans_value_teaches_the_actor_alone():
-    """Its derivative reaches the policy that the tree's actions were drawn from, and neither model nor critic."""
-    plan = dataclasses.replace(PLANNER["soft_tree"], rounds=1, width=2, candidates=2, refine=0, horizon=1)
+    """Its derivative reaches the policy that the tree's actions were drawn from, and neither model nor critic.
+
+    That of the tree as it was before it was refined, for at an optimum there is no derivative left.
+    """
+    plan = dataclasses.replace(PLANNER["soft_tree"], rounds=1, width=2, candidates=2, refine=3, horizon=1)
     agent = PlannedDreamer(dataclasses.replace(CONFIG, planner=plan, distil=DistilConfig("value")), OBSERVATION, ACTION)
     wave = lambda x: x + 0.1 * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
     state = init(KEY)
@@ -242,7 +245,7 @@ def test_the_plans_value_teaches_the_actor_alone():
 
     @jax.jit
     def search(actor):
-        times, plan = agent.searcher.some(state.params | {"actor": actor}, KEY, latent)
+        times, plan = agent.teacher.some(state.params | {"actor": actor}, KEY, latent)
         return times, plan.value
 
     times, value = search(state.params["actor"])

@@ -113,9 +113,25 @@ def test_a_planners_fields_are_there_with_its_name(write):
     assert "--agent.planner.samples" in parsing.help_text(reader.type_of(config), "mbrl", config)
 
 
+def test_an_agent_that_always_plans_takes_another_planner_with_that_ones_numbers(write):
+    pets = load(None, ["--agent", "pets"]).agent.planner
+    assert (pets.name, pets.samples, pets.horizon) == ("cem", 400, 25)  # its own, not those of `cem`
+    assert load(None, ["--agent", "pets", "--agent.planner", "cem"]).agent.planner == pets
+    icem = load(None, ["--agent", "pets", "--agent.planner", "icem", "--agent.planner.horizon", "9"])
+    assert icem.agent.planner == dataclasses.replace(PLANNERS["icem"].config, horizon=9)
+    path = write("agent: {name: tdmpc2, planner: {iterations: 2}}")
+    assert load(path, ["--agent.planner", "random"]).agent.planner == PLANNERS["random"].config
+    kept = dataclasses.replace(load(None, {"agent": "tdmpc2"}).agent.planner, iterations=2)
+    assert load(path, ["--agent.planner", "mppi"]).agent.planner == load(path).agent.planner == kept
+    assert load(write(to_yaml(icem))) == icem
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--agent", "pets", "--agent.planner", "mctx"],
+         "^agent.planner of pets must be one of random, cem, icem, mppi; got 'mctx'$"),
+        (["--agent", "tdmpc2", "--agent.planner", "cme"], "^unknown agent.planner 'cme'; did you mean 'cem'"),
         (["--agent.planner", "mpi"], "^unknown agent.planner 'mpi'; did you mean 'mppi'"),
         (["--agent.planner.samples", "3"], "^unknown option '--agent.planner.samples'; did you mean '--agent.planner"),
         (["--agent.planner", "mctx", "--agent.planner.samples", "3"], "^unknown option '--agent.planner.samples'"),

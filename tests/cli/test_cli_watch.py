@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,8 @@ from toy_pixels import Ball, disc
 import mbrl
 from mbrl.cli.main import main
 from mbrl.core.errors import unknown
-from mbrl.envs import ENVS
+from mbrl.envs import ENVS, EnvConfig, make_vector
+from mbrl.runner import watch
 from mbrl.viz import video
 
 
@@ -146,6 +148,17 @@ def test_a_run_is_filmed_above_what_its_model_says(run, capsys):
     kind = "mp4" if video.find_ffmpeg() else "gif"
     assert out.endswith(f"film: runs/a/videos/watch.{kind}\n")
     assert (run / f"videos/watch.{kind}").stat().st_size > 500
+
+
+def test_what_the_model_says_nothing_of_is_passed_over():
+    env = make_vector(EnvConfig("probe/tasks"), 1)
+    length, state = 4, jnp.linspace(0, 1, 4)[:, None, None]
+    seen = {"task": jnp.zeros((length, 1), jnp.int32), "time": state}
+    timestep = SimpleNamespace(observation=seen)
+    rows, unit = watch._rows(env, SimpleNamespace(timestep=timestep), {"imagination": {"time": state + 1}}, 40)
+    assert [row.name for row in rows] == ["truth", "imagination"]
+    assert unit == " std"
+    np.testing.assert_allclose(rows[1].errors, 1 / np.std(np.linspace(0, 1, 4)), rtol=1e-5)
 
 
 WRONG = {

@@ -235,6 +235,7 @@ def test_own_units_are_those_before_rescaling(monkeypatch):
         (["{run}", "--member", "1"], "--member is 1, but the run has 1 seeds"),
         (["{run}", "--mode", "random"], "--mode is 'random', but must be one of eval, train"),
         (["{run}", "--planner", "mpi"], "unknown planner 'mpi'; did you mean 'mppi'?"),
+        (["{run}", "--planner", "cem", "--mode", "train"], "--mode train is how the run's own agent explores"),
     ],
 )
 def test_bad_words_are_one_sentence_and_leave_nothing(words, said, run_dir, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from dm_env import specs, test_utils
 from toy_env import Walk
 
 from mbrl.core.errors import UserError
-from mbrl.core.types import FIRST, LAST, MID
+from mbrl.core.types import FIRST, LAST, MID, image_top
 from mbrl.envs import ENVS, EnvConfig, HostEnv, HostVectorEnv, TimeLimit, VectorEnvironment, make_vector, to_dm_env
 from mbrl.envs.probes import Discrete
 
@@ -119,6 +119,20 @@ def test_a_discrete_host_environment_takes_indices():
     right = jnp.argmax(timestep.observation[:, :4], axis=-1).astype(jnp.int32)
     _, timestep = jax.jit(env.step)(state, right)
     np.testing.assert_array_equal(timestep.reward, 1)
+
+
+class Bits(HostWalk):
+    def observation_spec(self):
+        return {
+            "bits": specs.BoundedArray((4, 4, 1), np.uint8, 0, 1),
+            "colour": specs.BoundedArray((4, 4, 3), np.uint8, 0, 255),
+            "any": specs.Array((4, 4, 1), np.uint8),
+        }
+
+
+def test_images_keep_their_range():
+    spec = HostVectorEnv(Bits, 1).observation_spec
+    assert {name: image_top(leaf) for name, leaf in spec.items()} == {"bits": 1, "colour": 255, "any": 255}
 
 
 class Nested(HostWalk):

@@ -10,10 +10,12 @@ import pytest
 from exact_problems import Table, line, noisy_line, planned
 
 from mbrl.agents.planning import forget
+from mbrl.agents.searching import Searcher
 from mbrl.bench import control
 from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, MID, TimeStep
 from mbrl.planners import PLANNERS, NoPlannerConfig, make, with_cost
+from mbrl.planners.base import Arrival
 from mbrl.planners.mcts import TRANSFORMS
 from mbrl.planners.shooting import colouring, roll
 
@@ -30,7 +32,7 @@ STARTS = jnp.array([[-0.6], [0.2], [0.5]])
 
 
 def small(name, **fields):
-    return dataclasses.replace(PLANNERS[name].config, **SMALL[name], **fields)
+    return dataclasses.replace(PLANNERS[name].config, **(SMALL[name] | fields))
 
 
 @pytest.fixture(scope="module", params=sorted(PLANNERS))
@@ -104,6 +106,48 @@ def test_icem_begins_with_kept_sequences_that_differ():
     found = planner._start(jax.random.key(0), 3, planner.initial(3)).elite
     np.testing.assert_array_equal(found[:, 0], np.zeros_like(found[:, 0]))
     assert len(np.unique(found[0].reshape(8, -1), axis=0)) == 8
+
+
+def test_random_shooting_forgets_nothing_that_it_found():
+    planner = make(small("random", samples=4, elites=3, kept=1), line())
+    searched, keys = planner._start(jax.random.key(0), 3, planner.initial(3)), jax.random.split(jax.random.key(1), 2)
+    nothing, found = jnp.zeros((3, 0, 2, 1)), []
+    for i in range(8):
+        searched = planner._improve(None, keys, STARTS, nothing, searched, jax.random.key(i))
+        found.append(searched.returns[:, 0])
+        real = roll(line(), None, keys, STARTS, searched.elite)[0]
+        np.testing.assert_allclose(real, searched.returns, rtol=1e-5)
+    assert (np.diff(found, axis=0) >= 0).all()
+    assert (found[-1] > found[0]).all()
+    assert len(np.unique(searched.elite[0].reshape(3, -1), axis=0)) == 3
+
+
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (-0.3, 0.9), (-2.3, 0.4), (0.1, 0.7)])
+def test_gradient_ascent_comes_back_from_either_bound(bounds):
+    low, high = bounds
+    best = 0.4 * low + 0.6 * high
+    quadratic = lambda *inputs: Arrival(inputs[2], -((inputs[3][..., 0] - best) ** 2), inputs[2][..., 0] + 1)
+    problem = line()._replace(step=quadratic, low=low, high=high, value=None)
+    planner = make(small("gradient", starts=1, horizon=1, iterations=40, rate=0.05), problem)
+    for begin in bounds:
+        carry = planner.initial(1)
+        carry = carry._replace(sequence=jnp.full_like(carry.sequence, begin), known=jnp.ones_like(carry.known))
+        plan, _ = jax.jit(planner.plan)(None, jax.random.key(0), jnp.zeros((1, 1)), carry)
+        np.testing.assert_allclose(plan.action, best, atol=0.05 * (high - low), err_msg=f"from {begin}")
+
+
+@pytest.mark.parametrize("refine", [0, 7])
+def test_a_soft_tree_explores_while_it_trains_refined_or_not(refine):
+    searcher = Searcher(small("soft_tree", refine=refine), line(policy_std=0.5), 0.5)
+    latent = jnp.full((512, 1), 0.2)
+    choose = jax.jit(searcher.choose, static_argnums=4)
+    drawn, calm = (
+        choose(None, jax.random.key(0), latent, searcher.initial(512), mode, jnp.int32(0))[0]
+        for mode in ("train", "eval")
+    )
+    assert drawn.std() > 0.1
+    assert (abs(drawn) <= 1).all()
+    np.testing.assert_allclose(drawn.mean(), calm.mean(), atol=0.1)
 
 
 def test_rows_do_not_see_each_other(case):
@@ -242,6 +286,7 @@ BAD = [
     ("mppi", {"elites": 65}, {}, "planner mppi: elites must be at most samples (64); got 65"),
     ("cem", {"max_std": 0.01}, {}, "planner cem: max_std must be finite and at least min_std (0.05); got 0.01"),
     ("random", {"policy_samples": 4}, {"discrete": True}, "of discrete actions policy_samples and kept must be 0"),
+    ("icem", {"colour": 11.0}, {}, "planner icem: colour must be between 0 and 10; got 11.0"),
     ("random", {"choose": "mean"}, {"discrete": True}, "choose best or sample; got 0, 0 and mean"),
     ("mctx", {}, {"discrete": True, "value": None}, "random plans without"),
     ("mctx", {"simulations": 0}, {}, "planner mctx: simulations must be at least 1; got 0"),

@@ -73,6 +73,21 @@ def test_a_gif_keeps_time():
         assert (image.format, image.n_frames, image.info["duration"]) == ("GIF", 4, 40)
 
 
+@pytest.mark.parametrize("fps", [1 / 0.024, 1 / 0.025, 30.0, 45.5, 7.0])
+def test_a_gif_whose_steps_are_no_whole_ticks_keeps_time_all_the_same(fps):
+    pictures = np.zeros((30, 8, 8, 3), np.uint8)
+    for t, picture in enumerate(pictures):  # all differ: those alike would be shown as one
+        picture[t // 8, t % 8] = 255
+    shown = []
+    with Image.open(io.BytesIO(video.encode(pictures, ".gif", fps))) as image:
+        for t in range(image.n_frames):
+            image.seek(t)
+            shown.append(image.info["duration"])
+    assert len(shown) == 30
+    np.testing.assert_allclose(np.cumsum(shown), np.arange(1, 31) * 1000 / fps, atol=5.001)
+    assert min(shown) >= 20
+
+
 def test_an_mp4_has_its_pictures(tmp_path):
     ffmpeg = video.find_ffmpeg()
     if ffmpeg is None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dm_env import specs
 from PIL import Image
-from toy_pixels import Ball
+from toy_pixels import SIDE, Ball, disc
 
 from mbrl.agents.base import ActOutput, Agent, Diagnosis
 from mbrl.core.types import LAST, MID, TimeStep, action_dim, as_dict, restart
@@ -21,7 +21,7 @@ from mbrl.runner import report as runner_report
 from mbrl.runner.config import Config
 from mbrl.runner.epoch import Program
 from mbrl.runner.report import EPISODES, make_report
-from mbrl.runner.report_frames import affordable
+from mbrl.runner.report_frames import extent
 from mbrl.runner.state import Faults, TrainState
 
 SLIDER = """<mujoco><worldbody><body><joint type="slide" axis="1 0 0"/><geom type="sphere" size="0.3"/></body>
@@ -159,16 +159,43 @@ def test_predicted_frames_are_judged_and_bodies_found_in_them(tmp_path, monkeypa
         with Image.open(tmp_path / f"{name}.png") as image:
             image.load()
     assert "Predicted frames: image" in page
-    assert "8 windows, of which 8 last to the end." in page
+    assert "64 windows, of which 64 last to the end." in page
     assert "<dt>bits, 50 ahead</dt><dd>0.000144 (copy: " in page  # the truth is known
     assert "<dt>zero, 1 ahead</dt><dd>0 (copy: 0)</dd>" in page  # the vector beside it is judged as ever
     assert "image, 1 ahead" not in page
 
 
-def test_large_images_are_recorded_in_fewer_steps():
-    spec = {"image": specs.Array((64, 64, 3), np.uint8), "state": specs.Array((3,), np.float32)}
-    assert affordable(spec, 8) == 2**28 // (64 * 64 * 3 * 4 * 8) == 682
-    assert affordable(spec["state"], 8) > 10**9
+def test_images_are_recorded_of_many_environments_and_large_ones_in_fewer_steps():
+    large = {"image": specs.Array((64, 64, 3), np.uint8), "state": specs.Array((3,), np.float32)}
+    small = {"image": specs.BoundedArray((16, 16, 1), np.uint8, 0, 1)}
+    frames = 2**28 // (64 * 64 * 3 * 4)
+    assert extent(large, (8, 1045), 64, 55) == (8, frames // (8 * 55) * 55) == (8, 660)
+    assert extent(large, (8, 55), 64, 55) == (64, 55)
+    assert extent(large, (8, 330), 64, 55) == (frames // 330, 330)
+    assert extent(large, (8, 330), 8, 55) == (8, 330)
+    assert extent(small, (8, 330), 64, 55) == (64, 330)
+    assert extent(large["state"], (8, 1045), 64, 55) == (8, 1045)
+
+
+class Aim(Ball):
+    """Shows besides where the ball is to go, to the same place always."""
+
+    @property
+    def observation_spec(self):
+        spec = super().observation_spec
+        return spec | {"other": spec["image"]}
+
+    def _show(self, state):
+        still = disc(jnp.array([0.5, 0.5]), SIDE, SIDE)[..., None].astype(jnp.uint8)
+        return super()._show(state) | {"other": still}
+
+
+def test_bodies_are_looked_for_in_the_image_that_shows_them_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_report, "_LONGEST", 40)
+    report(tmp_path, monkeypatch, Aim, time_limit=200)
+    assert (tmp_path / "positions_image.png").exists()
+    assert (tmp_path / "frames_other.png").exists()
+    assert not (tmp_path / "positions_other.png").exists()
 
 
 def test_episodes_too_short_to_judge_are_said_to_be(tmp_path, monkeypatch):

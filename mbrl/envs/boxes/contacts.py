@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mbrl.envs.boxes.knobs import Knobs
 from mbrl.envs.boxes.model import Model, Solid
@@ -136,27 +136,44 @@ def _joined(parts: list[Placed]) -> Placed:
 def _together(
     placed: list[Placed], pairs: list[tuple[int, int]], model: Model, disc: Float[Array, "N B"]
 ) -> Manifold:
-    """Return where the pairs of one group touch."""
+    """Return where the pairs of one group touch; what may be a circle is seen as both, and then as what it is."""
     one, other = (_joined([placed[pair[side]] for pair in pairs]) for side in (0, 1))
-    (count, maybe), (other_count, other_maybe) = (_kind(model.solids[i]) for i in pairs[0])
-    as_circles = [(p.x[:, 0], p.y[:, 0], p.radius) for p in (one, other)]
-    if count == other_count == 1:
-        return circle_circle(*as_circles)
+    kinds = [_kind(model.solids[i]) for i in pairs[0]]
+    flat = all(count > 1 for count, _ in kinds)  # so that they may touch along an edge, in two points
+    is_disc = [(rows(disc, p.body) > 0)[:, None] for p in (one, other)]
+
+    def touch(other_round: bool) -> Manifold:
+        return _either(is_disc[0], [_touch(one, is_round, other, other_round, flat) for is_round in _rounds(kinds[0])])
+
+    return _either(is_disc[1], [touch(other_round) for other_round in _rounds(kinds[1])])
+
+
+def _rounds(kind: tuple[int, bool]) -> tuple[bool, ...]:
+    """Return whether a solid is a circle, both answers where it may be."""
+    count, maybe = kind
     if count == 1:
-        return circle_polygon(*as_circles[0], outline(*other[1:5]))
-    if other_count == 1:
-        return flipped(circle_polygon(*as_circles[1], outline(*one[1:5])))
-    manifold = polygon_polygon(outline(*one[1:5]), outline(*other[1:5]))
-    if not (maybe and other_maybe):
-        return manifold
-    mixed = padded(circle_polygon(*as_circles[0], outline(*other[1:5])))
-    mirrored = padded(flipped(circle_polygon(*as_circles[1], outline(*one[1:5]))))
-    both = padded(circle_circle(*as_circles))
-    first, second = ((rows(disc, p.body) > 0)[:, None] for p in (one, other))
-    return Manifold(*(
-        jnp.where(first, jnp.where(second, d, b), jnp.where(second, c, a))
-        for a, b, c, d in zip(manifold, mixed, mirrored, both, strict=True)
-    ))
+        return (True,)
+    return (False, True) if maybe else (False,)
+
+
+def _either(is_disc: Bool[Array, "P one=1 B"], manifolds: list[Manifold]) -> Manifold:
+    """Return the second manifold where a circle stands in a box's place, else the first; the one there is of one."""
+    first, *second = manifolds
+    return Manifold(*(jnp.where(is_disc, b, a) for a, b in zip(first, *second, strict=True))) if second else first
+
+
+def _touch(one: Placed, one_round: bool, other: Placed, other_round: bool, flat: bool) -> Manifold:
+    """Return where pairs of solids touch, each taken for a circle or for a polygon; two points each if ``flat``."""
+    first, second = ((p.x[:, 0], p.y[:, 0], p.radius) for p in (one, other))
+    if not (one_round or other_round):
+        return polygon_polygon(outline(*one[1:5]), outline(*other[1:5]))
+    if one_round and other_round:
+        found = circle_circle(first, second)
+    elif one_round:
+        found = circle_polygon(*first, outline(*other[1:5]))
+    else:
+        found = flipped(circle_polygon(*second, outline(*one[1:5])))
+    return padded(found) if flat else found
 
 
 def _velocity(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 FAR = 1e3  # m, the gap of what does not touch
 _TINY = 1e-9
@@ -75,6 +75,20 @@ def _least_overlap(one: Outline, other: Outline) -> list[Float[Array, "P B"]]:
     return choose(reach, *one)
 
 
+def _facing(
+    one: Outline, other: Outline, first: Bool[Array, "P B"], normal: tuple[Float[Array, "P B"], Float[Array, "P B"]]
+) -> list[Float[Array, "P B"]]:
+    """Return where the edge begins and ends that faces a normal most: of ``one`` where ``first``, else of ``other``."""
+
+    def most_opposed(shape: Outline) -> list[Float[Array, "P B"]]:
+        opposed = -(shape.normal_x * normal[0][:, None] + shape.normal_y * normal[1][:, None])
+        return choose(opposed, *shape[:4])[1:]
+
+    if one.x.shape == other.x.shape:  # choosing the shape before the edge takes half as many numbers
+        return most_opposed(Outline(*(jnp.where(first[:, None], a, b) for a, b in zip(one, other, strict=True))))
+    return [jnp.where(first, a, b) for a, b in zip(most_opposed(one), most_opposed(other), strict=True)]
+
+
 def polygon_polygon(one: Outline, other: Outline) -> Manifold:
     """Return two points, by the separating axis with the largest gap and the edge that faces it, cut to its length."""
     mine, theirs = _least_overlap(one, other), _least_overlap(other, one)
@@ -83,9 +97,7 @@ def polygon_polygon(one: Outline, other: Outline) -> Manifold:
     x, y, end_x, end_y, normal_x, normal_y = (
         jnp.where(swapped, b, a) for a, b in zip(mine[1:], theirs[1:], strict=True)
     )
-    facing = Outline(*(jnp.where(swapped[:, None], a, b) for a, b in zip(one, other, strict=True)))
-    opposed = -(facing.normal_x * normal_x[:, None] + facing.normal_y * normal_y[:, None])
-    _, x0, y0, x1, y1 = choose(opposed, *facing[:4])
+    x0, y0, x1, y1 = _facing(one, other, swapped, (normal_x, normal_y))
     along_x, along_y = end_x - x, end_y - y
     length = jnp.sqrt(along_x**2 + along_y**2 + _TINY)
     start, stop = (((px - x) * along_x + (py - y) * along_y) / length for px, py in ((x0, y0), (x1, y1)))

@@ -30,7 +30,7 @@ class _Drawn(NamedTuple):
     normal_x: Float[Array, "V"]
     normal_y: Float[Array, "V"]
     offset: Float[Array, "V"]  # m, of each line along its normal
-    x: Float[Array, ""]  # m, the centre of its body's mass
+    x: Float[Array, ""]  # m, a circle's centre
     y: Float[Array, ""]
     radius: Float[Array, ""]  # m, of a circle
     disc: Float[Array, ""]  # 1 where a circle stands in its place
@@ -47,8 +47,10 @@ def _drawn(model: Model) -> Callable[[Array, Knobs, Array], list[_Drawn]]:
             normal_x, normal_y = placed.normal_x[0], placed.normal_y[0]
             radius = (solid.radius or abs(float(solid.vertices[0, 0]))) * knobs.size
             offset = normal_x * placed.x[0] + normal_y * placed.y[0]
-            found.append(_Drawn(
-                normal_x, normal_y, offset, here.x[solid.body], here.y[solid.body], radius, disc[solid.body]))
+            # A circle of its own may be anywhere on its body; one in a box's place is where the box's centre was.
+            body, alone = solid.body, len(solid.vertices) == 1
+            x, y = (placed.x[0, 0], placed.y[0, 0]) if alone else (here.x[body], here.y[body])
+            found.append(_Drawn(normal_x, normal_y, offset, x, y, radius, disc[body]))
         return found
 
     return batch_last(find)
