@@ -25,8 +25,9 @@ from mbrl.core.types import Metrics, Params, PRNGKey, Sequence, Spec, TimeStep
 from mbrl.nets.precision import Precision
 from mbrl.worldmodels.ensemble import Ensemble, EnsembleConfig
 
-# Adam, as in the papers. A tensor's norm counts as at least 1 for the clipping: else the logarithm of a temperature
-# that comes by 1 would be clipped to nothing there.
+# Adam, as in the papers. A tensor's norm counts as at least 1 for the behaviour's clipping: else the logarithm of a
+# temperature that comes by 1 would be clipped to nothing there. The model's gradients are not clipped: a likelihood's
+# are hundreds of times their tensors, and cut by another factor in each update it learned less, and that episodes end.
 _ADAM = OptimConfig(optimiser="adam", agc_eps=1.0, eps=1e-8, warmup=0)
 
 
@@ -42,7 +43,7 @@ class MBPOConfig:
     """The world model."""
     behaviour: SoftActorCriticConfig = SoftActorCriticConfig()
     """Learning from branched rollouts."""
-    optim: OptimConfig = dataclasses.replace(_ADAM, learning_rate=1e-3)
+    optim: OptimConfig = dataclasses.replace(_ADAM, learning_rate=1e-3, agc=None)
     """The optimiser of the model."""
     behaviour_optim: OptimConfig = dataclasses.replace(_ADAM, learning_rate=3e-4)
     """The optimiser of actor, critics and temperature."""
@@ -113,7 +114,7 @@ class MBPO:
             return (params, slow, optimiser), metrics
 
         behaviour = {name: part for name, part in state.params.items() if name != "model"}
-        carry = behaviour, state.slow_critic, state.optimisers["behaviour"]
+        carry = *self.behaviour.measure(behaviour, state.slow_critic, steps), state.optimisers["behaviour"]
         keys = jax.random.split(behaviour_key, self.config.behaviour_updates)
         (params, slow, other), improved = jax.lax.scan(improve, carry, keys)
         metrics |= jax.tree.map(jnp.mean, improved)

@@ -52,8 +52,8 @@ class PETSConfig:
     """Whether a particle stays with its member (TSinf of the paper) or is dealt to one anew in each step (TS1)."""
     gamma: float = 1.0
     """Discount per agent step within the horizon."""
-    optim: OptimConfig = OptimConfig(learning_rate=1e-3, optimiser="adam", agc_eps=1.0, eps=1e-8, warmup=0)
-    """The optimiser."""
+    optim: OptimConfig = OptimConfig(learning_rate=1e-3, optimiser="adam", agc=None, agc_eps=1.0, eps=1e-8, warmup=0)
+    """The optimiser; as MBPO's of the model it does not clip."""
 
 
 class PETSState(NamedTuple):

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 from mbrl.behaviours.base import Imagined, rows_first
 from mbrl.behaviours.policy import TanhPolicyHead
+from mbrl.core import normalise
 from mbrl.core.distributions import TanhNormal
 from mbrl.core.errors import UserError
 from mbrl.core.returns import lambda_return
@@ -53,6 +54,9 @@ class SoftActorCriticConfig:
     """Rate at which the slow critics follow the critics."""
     temperature: float = 0.1
     """Weight of the entropy at first; from then on it is learned."""
+    whiten: bool = False
+    """Bring what actor and critics see to mean 0 and deviation 1, by running moments of what was replayed; for states
+    whose entries differ much in size, such as centimetres beside radians a second."""
     target_entropy: float | None = None
     """Entropy in nats the policy is kept at; `null` for minus the number of actions."""
     min_std: float = 0.01
@@ -60,6 +64,9 @@ class SoftActorCriticConfig:
     max_std: float = 7.0
     """Largest deviation of the policy before its tanh."""
 
+
+_MOMENTS_RATE = 1e-3  # least share of the newest batch in the running moments, as in the ensemble
+_CONSTANT = 1e-8  # variance below which an entry has not changed yet
 
 # What each number is at least.
 _LEAST = {"horizon": 1, "units": 1, "actor_layers": 0, "critic_layers": 0}
@@ -161,28 +168,62 @@ class SoftActorCritic:
         features = self.model.features(self.model.initial(1))
         inputs = jnp.concatenate([features, jnp.zeros((1, self.policy.size))], -1)
         critic = lambda key: self.critic.init(key, inputs)["params"]
+        critics = jax.vmap(critic)(jax.random.split(critic_key, 2))
+        seen = normalise.init_moments(features.shape[-1])
         return {
-            "actor": self.policy.init(actor_key, features),
-            "critic": jax.vmap(critic)(jax.random.split(critic_key, 2)),
+            "actor": self._with_moments(self.policy.init(actor_key, features), seen),
+            "critic": self._with_moments(critics, jax.tree.map(lambda x: jnp.stack([x, x]), seen)),
             "temperature": {"log": jnp.log(jnp.float32(self.config.temperature))},
         }
 
+    def measure(
+        self, params: dict[str, Params], slow: Params, steps: Steps
+    ) -> tuple[dict[str, Params], Params]:
+        """Return parameters and slow critics with the running moments of what they see one batch further.
+
+        They are among the parameters, where no gradient reaches them; without ``whiten`` there are none.
+        """
+        if not self.config.whiten:
+            return params, slow
+        features, counts = self.model.features(steps.before), 1.0 - steps.timestep.first()
+        seen = normalise.update_moments(params["actor"]["seen"], features, counts, _MOMENTS_RATE)
+        both = {"seen": jax.tree.map(lambda x: jnp.stack([x, x]), seen)}
+        actor, critic = params["actor"] | {"seen": seen}, params["critic"] | both
+        return params | {"actor": actor, "critic": critic}, slow | both
+
+    def _with_moments(self, params: Params, seen: normalise.Moments) -> Params:
+        return {**params, "seen": seen} if self.config.whiten else params
+
+    def _see(self, params: Params, features: Float[Array, "*N F"]) -> Float[Array, "*N F"]:
+        """Return what a network reads of features; what has not changed yet, such as a constant 1, stays as it is."""
+        if not self.config.whiten:
+            return features
+        seen = params["seen"]
+        varied = stop(seen.variance > _CONSTANT).reshape((1,) * (features.ndim - 1) + (-1,))
+        return jnp.where(varied, normalise.whiten(seen, features), features)
+
+    def _policy(self, actor: Params, features: Float[Array, "*N F"]) -> TanhNormal:
+        return self.policy.apply(actor, self._see(actor, features))
+
     def act(self, actor: Params, latent: Latent) -> TanhNormal:
         """Return the policy in the latents ``[*N]``."""
-        return self.policy.apply(actor, self.model.features(latent))
+        return self._policy(actor, self.model.features(latent))
 
     def choose(
         self, actor: Params, key: PRNGKey, latent: Latent, mode: Literal["train", "eval", "random"]
     ) -> Float[Array, "*N A"]:
         """Return the action for the environment: a sample, the policy's mode, or uniform over the action space."""
-        return self.policy.choose(actor, key, self.model.features(latent), mode)
+        return self.policy.choose(actor, key, self._see(actor, self.model.features(latent)), mode)
 
     def values(
         self, critic: Params, features: Float[Array, "*N F"], action: Float[Array, "*N A"]
     ) -> Float[Array, "2 *N"]:
         """Return what both critics think of actions."""
-        inputs = jnp.concatenate([features, action], -1)
-        value = lambda one: jnp.asarray(self.critic.apply({"params": one}, inputs))[..., 0]
+
+        def value(one: Params) -> Float[Array, "*N"]:
+            inputs = jnp.concatenate([self._see(one, features), action], -1)
+            return jnp.asarray(self.critic.apply({"params": one}, inputs))[..., 0]
+
         return jax.vmap(value)(critic)
 
     def imagine(self, model: Params, params: dict[str, Params], key: PRNGKey, start: Latent) -> Imagined:
@@ -195,7 +236,7 @@ class SoftActorCritic:
         dream_key, last_key = jax.random.split(key)
         dream, prediction = self._dream(model, params["actor"], dream_key, start)
         features = self.model.features(dream.latent)
-        last = self.policy.apply(params["actor"], features[-1]).sample(last_key)
+        last = self._policy(params["actor"], features[-1]).sample(last_key)
         value = self.values(params["critic"], features, jnp.concatenate([dream.action, last[None]])).min(0)
         going = prediction.discount.mean()
         alive = self.config.gamma * going
@@ -225,7 +266,7 @@ class SoftActorCritic:
         self, params: dict[str, Params], slow: Params, key: PRNGKey, transition: Transition
     ) -> Float[Array, "R"]:
         """Return the soft Bellman target y; no gradient passes."""
-        action, log_prob = self.policy.apply(params["actor"], transition.following).sample_and_log_prob(key)
+        action, log_prob = self._policy(params["actor"], transition.following).sample_and_log_prob(key)
         worth = self.values(slow, transition.following, action).min(0)
         soft = worth - jnp.exp(params["temperature"]["log"]) * log_prob
         return stop(transition.reward + self.config.gamma * transition.going * soft)
@@ -242,7 +283,7 @@ class SoftActorCritic:
     ) -> tuple[dict[str, Float[Array, "R"]], Metrics]:
         """Return the losses of actor and temperature in the states that steps began in, and metrics."""
         features, weight, log_temperature = transition.features, transition.weight, params["temperature"]["log"]
-        action, log_prob = self.policy.apply(params["actor"], features).sample_and_log_prob(key)
+        action, log_prob = self._policy(params["actor"], features).sample_and_log_prob(key)
         worth = self.values(stop(params["critic"]), features, action).min(0)
         losses = {
             "actor": weight * (stop(jnp.exp(log_temperature)) * log_prob - worth),

@@ -217,6 +217,42 @@ def test_the_loss_adds_up():
     assert {name: float(metrics[name]) for name in GOLDEN} == pytest.approx(GOLDEN, rel=1e-4)
 
 
+def test_whitened_networks_read_what_they_see_in_deviations_from_its_mean():
+    plain, seeing = (make(Line(), units=4, actor_layers=1, critic_layers=1, whiten=on) for on in (False, True))
+    fresh = {name: {"seen": part["seen"]} for name, part in seeing.init(KEY).items() if name != "temperature"}
+    begin = lambda seed: {name: part | fresh.get(name, {}) for name, part in random_params(seeing, seed).items()}
+    params, begun = begin(0), begin(1)
+    params, slow = jax.jit(seeing.measure)(params, begun["critic"], STEPS)
+    counted = np.asarray(STEPS.before)[np.asarray(STEPS.timestep.step_type) != FIRST]
+    seen = params["actor"]["seen"]
+    np.testing.assert_allclose(seen.mean, counted.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(seen.variance, counted.var(0), rtol=1e-5)
+    x, action = jnp.array([[0.3], [-2.0]]), jnp.array([[0.1], [0.2]])
+    read = (x - counted.mean()) / counted.std()
+    own = lambda part: {name: leaf for name, leaf in part.items() if name != "seen"}
+    modes = (seeing.act(params["actor"], x).mode(), plain.act(own(params["actor"]), read).mode())
+    np.testing.assert_allclose(*modes, rtol=1e-5)
+    for critic in (params["critic"], slow):
+        np.testing.assert_allclose(seeing.values(critic, x, action), plain.values(own(critic), read, action), rtol=1e-5)
+    chosen = (seeing.choose(params["actor"], KEY, x, "train"), plain.choose(own(params["actor"]), KEY, read, "train"))
+    np.testing.assert_allclose(*chosen, rtol=1e-5)
+    learned = jax.jit(jax.grad(seeing.loss, has_aux=True))(params, LINE, slow, KEY, STEPS)[0]
+    assert all((leaf == 0).all() for part in ("actor", "critic") for leaf in learned[part]["seen"])
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(own(learned["actor"])))
+
+
+def test_what_never_changes_is_read_as_it_is():
+    behaviour = make(Line(), whiten=True)
+    still = STEPS._replace(before=jnp.ones_like(STEPS.before))
+    params, _ = behaviour.measure(behaviour.init(KEY), behaviour.init(KEY)["critic"], still)
+    np.testing.assert_array_equal(behaviour._see(params["actor"], jnp.ones((2, 1))), jnp.ones((2, 1)))
+
+
+def test_without_whitening_nothing_is_measured():
+    params = random_params(WHOLE)
+    assert WHOLE.measure(params, SLOW, STEPS) == (params, SLOW)
+
+
 def test_only_the_behaviour_learns():
     _, (ours, model, slow) = derive(random_params(WHOLE), LINE, SLOW, KEY, STEPS)
     assert all((leaf != 0).any() for leaf in jax.tree.leaves(ours))
@@ -354,7 +390,7 @@ def test_bad_values_are_refused_in_a_sentence(changes, sentence):
 
 def test_every_number_of_the_config_is_checked():
     for field in dataclasses.fields(SoftActorCriticConfig):
-        if field.name != "target_entropy":
+        if field.name not in {"target_entropy", "whiten"}:
             bad = -1.0 if "float" in str(field.type) else -1
             with pytest.raises(UserError, match=f"{field.name} "):
                 check(dataclasses.replace(CONFIG, **{field.name: bad}))
