@@ -63,6 +63,7 @@ def _tiny(monkeypatch):
     cem = dataclasses.replace(PLANNERS["icem"].config, samples=4, iterations=1, elites=2, kept=0, horizon=2)
     monkeypatch.setattr(when, "_CONFIG", config)
     monkeypatch.setattr(when, "ROWS", {"icem": cem})
+    monkeypatch.setattr(when, "WHOLE", {"whole": cem})
     monkeypatch.setattr(when, "TASKS", {"sparse": when.TASKS["sparse"]})
     monkeypatch.setattr(when, "EXACT", {"lqr, 6 actions": control.lqr})
 
@@ -77,12 +78,12 @@ def test_the_command_prints_its_plan_and_rows(capsys):
     report = json.loads(line)
     rows = {(row["task"], row["acts_by"]): row for row in report["rows"]}
     tasks = ["sparse: probe/goal", "exact model: lqr, 6 actions"]
-    assert list(rows) == [(task, by) for task in tasks for by in ("policy", "icem")]
+    assert list(rows) == [*((task, by) for task in tasks for by in ("policy", "icem")), (tasks[1], "whole")]
     assert report["left_out"] == []
     for (_, by), row in rows.items():
-        assert row["model_steps"] == (8 if by == "icem" else 0)
+        assert row["model_steps"] == (0 if by == "policy" else 8)
         assert row["ms"] > 0
-        assert ("pays" in row) == (by == "icem")
+        assert ("pays" in row) == (by != "policy")
     assert rows["sparse: probe/goal", "icem"]["env_steps"] == 64
     without, planned = (rows["sparse: probe/goal", by]["return"] for by in ("policy", "icem"))
     assert rows["sparse: probe/goal", "icem"]["gain"] == pytest.approx(planned - without, abs=2e-4)
