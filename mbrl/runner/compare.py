@@ -23,6 +23,7 @@ from mbrl.runner.rundir import RunDir
 
 _SCORE = "eval/return_mean"
 _FAULTS = "fault/updates", "fault/physics"
+_BROKEN = "fault/policy"  # a guest's is not finite, which no run survives
 # What tells no two agents apart, beside what may change while a run goes on.
 _ALIKE = (*MAY_CHANGE, "seed", "devices")
 _SPELLED = {"None": "null", "True": "true", "False": "false"}  # as in YAML
@@ -176,7 +177,9 @@ def _finite(value: Any) -> float | None:
 
 
 def faults(row: Values) -> float:
-    """Return how many faults a line tells of; of several seeds all of theirs."""
+    """Return how many faults a line tells of, infinity where the policy broke; of several seeds all of theirs."""
+    if _finite(row.get(_BROKEN)):
+        return math.inf
     seeds = row.get("seeds")
     counts = [seeds.get(name) for name in _FAULTS] if isinstance(seeds, dict) else [[row.get(name)] for name in _FAULTS]
     return math.fsum(_finite(count) or 0 for each in counts if isinstance(each, list) for count in each)
