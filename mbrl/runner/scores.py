@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
     @property
     def failed(self) -> int:
-        """How many runs ended by faults, or without a number."""
+        """How many runs ended by faults, without a number, or as their config or folder did not allow them."""
         return sum(bool(run.trouble) for run in self.runs)
 
     @property
@@ -83,7 +83,7 @@ def judged(task: Task, agent: str, runs: Sequence[Run], seeds: int, budget: int)
     passed = None
     if task.bar is not None and len(runs) == seeds and (found := _at(runs, task.steps)) is not None:
         passed = bool(found.estimate.value >= task.bar)
-    folders = [RunDir(run.path) for run in runs]
+    folders = [RunDir(run.path) for run in runs if run.reached]  # the others have logged nothing, or nothing to read
     seconds = math.fsum(row.get("time/epoch") or 0 for folder in folders for row in read_metrics(folder))
     machines = tuple(dict.fromkeys(name for folder in folders for name in machine.machines(folder)))
     return Row(task, agent, seeds, budget, tuple(runs), ours, against, passed, seconds, machines)
