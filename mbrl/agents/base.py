@@ -135,8 +135,19 @@ class AgentEntry(NamedTuple):
 class GuestEntry(NamedTuple):
     """A registry line of an agent that brings its own training loop.
 
-    ``make(config, observation_spec, action_spec) -> Guest``.
+    ``make(config, observation_spec, action_spec) -> Guest``; ``iteration(config, num_envs, action_repeat)`` returns the
+    env steps of one iteration of its loop, by default those of one step of all environments.
     """
 
     config: type
     make: Callable[[Any, Any, Any], Guest]
+    iteration: Callable[[Any, int, int], int] = lambda _, num_envs, action_repeat: num_envs * action_repeat
+
+
+def leeway(steps: int, iteration: int) -> int:
+    """Return how many env steps a guest may train beyond ``steps`` and still have trained for ``steps``.
+
+    It trains in whole iterations, so that may be less than one of them; or a twentieth, as its intervals between
+    evaluations are all equally long.
+    """
+    return max(iteration - 1, steps // 20)

@@ -13,6 +13,7 @@ that it is reached. No gradient passes through the model: the actor learns from 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -100,12 +101,20 @@ def check(config: SoftActorCriticConfig) -> None:
     for name in ("gamma", "real_share", "slow_rate"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"behaviour.{name} must lie in [0, 1]; got {getattr(config, name)}")
+    _check_finite(config)
     if not config.temperature > 0:
         raise UserError(f"behaviour.temperature must be above 0; got {config.temperature}")
     if not 0 < config.min_std < config.max_std:
         raise UserError(
             f"behaviour.min_std must be positive and below max_std ({config.max_std}); got {config.min_std}"
         )
+
+
+def _check_finite(config: SoftActorCriticConfig) -> None:
+    for name in ("temperature", "target_entropy", "max_std"):
+        value = getattr(config, name)
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"behaviour.{name} must be finite; got {value}")
 
 
 def replayed_steps(start: Latent, posterior: Latent, sequence: Sequence) -> Steps:

@@ -26,7 +26,7 @@ class CompareArguments:
     """Compare the scores of run folders, grouped by environment and agent.
 
     A run's score is the mean return of its latest evaluation; every seed counts as a run. Of several folders those that
-    are no runs are passed over.
+    are no runs, or cannot be read, are passed over.
     """
 
     html: str = ""
@@ -86,11 +86,17 @@ def _compare(folders: Sequence[str], scale: str) -> Comparison:
         rundir.begun(others[0])  # refuses it
     # Of `runs/*` some are the folders of sweeps and suites.
     runs, notes = [], [f"passed over, as no config.yaml is there: {', '.join(map(str, others))}"] if others else []
-    for folder in (place for place in map(Path, folders) if place not in others):
-        begun = rundir.begun(folder)
-        found, told = compare.read(begun, dict(yaml_file.read(begun.config)))
+    unread: list[UserError] = []
+    for begun in [rundir.begun(place) for place in map(Path, folders) if place not in others]:
+        try:
+            found, told = compare.read(begun, dict(yaml_file.read(begun.config)))
+        except UserError as error:
+            found, told = [], [f"passed over: {error}"]
+            unread.append(error)
         runs += found
         notes += told
+    if not runs:
+        raise unread[0]
     compared = compare.compare(runs, reference)
     return compared._replace(notes=(*notes, *compared.notes))
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,6 @@ import tyro
 from mbrl.cli import fields, parsing, tables
 from mbrl.cli.compare import check_page, interval
 from mbrl.core.errors import UserError
-from mbrl.runner import yaml_file
 
 if TYPE_CHECKING:
     from mbrl.runner.compare import Run
@@ -53,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     """Run the suite and print the table; 1 if a run failed or a bar was missed.
 
     Raises:
-        UserError: something in the words, the suite or the folder is not right.
+        UserError: something in the words or the suite is not right, or a folder has a run of other settings.
     """
     arguments = parsing.command(ReproduceArguments, argv, "mbrl reproduce")
     if arguments is None:
@@ -65,19 +64,20 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"suite {suite.name!r} cannot be run: {suite.unavailable}")
     check_page(arguments.html, "reproduce.html")
     jobs = _jobs(arguments, suite)
-    notes, stopped = _perform(jobs, quiet=arguments.json)
+    said, stopped = _perform(jobs, quiet=arguments.json)
+    notes = [note for note in said.values() if note]
     for note in notes:
         print(f"mbrl: {' '.join(note.split())}", file=sys.stderr)
     if stopped:
         return stopped
-    rows, runs, told = _rows(jobs)
+    rows, runs, told = _rows(jobs, said)
     for note in told:
         print(f"mbrl: {' '.join(note.split())}", file=sys.stderr)
     print(json.dumps(_numbers(suite, rows, [*notes, *told])) if arguments.json else _text(rows))
     if arguments.html:
-        _write_page(Path(arguments.html), suite, rows, runs)
-        print(f"page: {arguments.html}", file=sys.stderr if arguments.json else sys.stdout)
-    return int(any("failed" in note for note in notes) or any(row.failed or row.passed is False for row in rows))
+        page = _write_page(Path(arguments.html), suite, rows, runs)
+        print(page, file=sys.stderr if arguments.json else sys.stdout)
+    return int(any(row.failed or row.passed is False for row in rows))
 
 
 def _jobs(arguments: ReproduceArguments, suite: Suite) -> list[Job]:
@@ -96,15 +96,12 @@ def _jobs(arguments: ReproduceArguments, suite: Suite) -> list[Job]:
         raise UserError(f"none of the tasks {', '.join(arguments.task)} has an agent {', '.join(arguments.agent)}")
     root = Path(arguments.root) if arguments.root else Path("runs/reproduce", suite.name)
     jobs = reproduce.jobs(root, configs, arguments.seeds)
-    for job in jobs:
-        if job.run.config.is_file():
-            yaml_file.read(job.run.config)
     reproduce.check_all(jobs)
     return jobs
 
 
-def _perform(jobs: Iterable[Job], *, quiet: bool) -> tuple[list[str], int]:
-    """Bring all runs to their ends; return what is to be said of them, and an exit code if a signal came between."""
+def _perform(jobs: Iterable[Job], *, quiet: bool) -> tuple[dict[Path, str], int]:
+    """Bring all runs to their ends; return what is to be said of each, and an exit code if a signal came between."""
     from mbrl.cli import compilation
     from mbrl.runner.live import make_reporter
     from mbrl.runner.reporter import Plain
@@ -112,42 +109,45 @@ def _perform(jobs: Iterable[Job], *, quiet: bool) -> tuple[list[str], int]:
     from mbrl.runner.stop import Interrupted
 
     compilation.use_cache()
-    notes = []
+    said = {}
     for job in jobs:
         try:
-            notes.append(perform(job, (lambda: Plain(sys.stderr)) if quiet else make_reporter))
+            said[job.run.path] = perform(job, (lambda: Plain(sys.stderr)) if quiet else make_reporter)
         except Interrupted as stopped:
             name = signal.Signals(stopped.signum).name
-            notes.append(f"stopped by {name}; {stopped.run_dir} is saved, and the same command goes on with it")
-            return [note for note in notes if note], stopped.exit_code
-    return [note for note in notes if note], 0
+            going_on = f"{stopped.run_dir} is saved, and the same command goes on with it"
+            return said | {job.run.path: f"stopped by {name}; {going_on}"}, stopped.exit_code
+    return said, 0
 
 
-def _rows(jobs: Sequence[Job]) -> tuple[list[Row], list[Run], list[str]]:
+def _rows(jobs: Sequence[Job], said: Mapping[Path, str]) -> tuple[list[Row], list[Run], list[str]]:
     """Return what each agent scored on each task, all runs there are, and what is odd about them."""
-    from mbrl.runner import compare, scores
+    from mbrl.runner import reproduce, scores
 
     rows, every, notes = [], [], []
     for task, agent in dict.fromkeys((job.task.name, job.agent) for job in jobs):
         own = [job for job in jobs if (job.task.name, job.agent) == (task, agent)]
         runs = []
         for job in own:
-            if job.run.config.is_file():
-                found, told = compare.read(job.run, dict(yaml_file.read(job.run.config)))
-                runs += found
-                notes += told
+            found, told = reproduce.runs_of(job, said[job.run.path])
+            runs += found
+            notes += told
         rows.append(scores.judged(own[0].task, agent, runs, len(own), own[0].config.steps))
         every += runs
     return rows, every, notes
 
 
-def _write_page(file: Path, suite: Suite, rows: Sequence[Row], runs: Sequence[Run]) -> None:
+def _write_page(file: Path, suite: Suite, rows: Sequence[Row], runs: Sequence[Run]) -> str:
+    """Write the page and return a line that says where it is, or that there is none."""
+    if not any(row.ours for row in rows):
+        return f"page: none in {file}, as no run was evaluated"
     from mbrl.runner.compare import compare
     from mbrl.runner.compare_report import page
     from mbrl.runner.files import write_atomic
     from mbrl.runner.reproduce_report import page_section
 
     write_atomic(file, page(compare(runs), page_section(suite, rows)))
+    return f"page: {file}"
 
 
 def _text(rows: Sequence[Row]) -> str:

@@ -15,6 +15,8 @@ from mbrl.runner.suite import Reference, Suite, Task
 
 KIND = yaml_file.Kind("a suite", "experiments/suites/quick.yaml", "tasks: {cue: {env: probe/cue, steps: 5120}}")
 _SHARED = ("action_repeat", "steps", "seeds", "agents")  # a suite's own are those of each task that has none
+_REPEAT = "env.action_repeat"
+_TAKEN = {"seed", "seeds", "run_dir", "env", "env.name", _REPEAT, "steps"}  # no settings of an agent
 
 
 def names() -> dict[str, Path]:
@@ -49,7 +51,7 @@ def _task(path: Path, name: str, given: Any, shared: Mapping[str, Any]) -> Task:
     place = f"{path}: tasks.{name}"
     own = fields.mapping(place, given)
     fields.check_keys(place, own, ("env", "references", "bar", *_SHARED))
-    tree = {"action_repeat": 1, "seeds": 1, **shared, **own}
+    tree = {"seeds": 1, **shared, **own}
     references = tree.get("references") or []
     if not isinstance(references, list):
         raise UserError(f"{place}.references is no list; it holds lines such as '- {{agent: ..., score: ..., ...}}'")
@@ -57,10 +59,11 @@ def _task(path: Path, name: str, given: Any, shared: Mapping[str, Any]) -> Task:
         str(label): _agent(f"{place}.agents.{label}", setup)
         for label, setup in fields.mapping(f"{place}.agents", tree.get("agents")).items()
     }
+    repeat = fields.whole(f"{place}.action_repeat", tree["action_repeat"]) if "action_repeat" in tree else None
     return Task(
         name=name,
         env=fields.text(f"{place}.env", tree.get("env")),
-        action_repeat=fields.whole(f"{place}.action_repeat", tree["action_repeat"]),
+        action_repeat=repeat,
         steps=fields.whole(f"{place}.steps", tree.get("steps")),
         seeds=fields.whole(f"{place}.seeds", tree["seeds"]),
         agents=agents,
@@ -97,7 +100,7 @@ def _reference(place: str, given: Any) -> Reference:
 def configs(
     suite: Suite, tasks: Collection[str], agents: Collection[str], budget: int | None
 ) -> list[tuple[Task, str, Config[Any]]]:
-    """Return what is run: each agent on each task, and its config for any seed.
+    """Return what is run: each agent on each task, which has its action repeat then, and its config for any seed.
 
     Args:
         suite: the suite.
@@ -110,11 +113,12 @@ def configs(
     """
     _check_choice("task", tasks, [task.name for task in suite.tasks], suite)
     _check_choice("agent", agents, [label for task in suite.tasks for label in task.agents], suite)
-    return [
+    found = (
         (task, label, _config(suite, task, label, task.steps if budget is None else budget))
         for task in suite.tasks if not tasks or task.name in tasks
         for label in task.agents if not agents or label in agents
-    ]
+    )
+    return [(task._replace(action_repeat=config.env.action_repeat), label, config) for task, label, config in found]
 
 
 def _config(suite: Suite, task: Task, label: str, steps: int) -> Config[Any]:
@@ -124,14 +128,20 @@ def _config(suite: Suite, task: Task, label: str, steps: int) -> Config[Any]:
 
     setup, name = task.agents[label], label.partition(" ")[0]
     settings = dict(yaml_file.flatten(setup.get("settings") or {}))
-    fixed = {"env.name": task.env, "env.action_repeat": task.action_repeat, "steps": steps}
     try:
         if name not in AGENTS:
             raise unknown("agent", name, AGENTS)
-        registry.check(EnvConfig(task.env, task.action_repeat))
-        _check_settings(settings, fixed)
-        own = fixed | ({} if "experiment" in setup else {"agent.name": name})
+        registry.check(EnvConfig(task.env, task.action_repeat or 1))
+        _check_settings(settings)
+        own = {"env.name": task.env, "steps": steps} | ({} if "experiment" in setup else {"agent.name": name})
+        if task.action_repeat is not None and not _says_repeat(setup):
+            own[_REPEAT] = task.action_repeat
         config = reader.load(setup.get("experiment"), settings | own)
+        if task.action_repeat not in {None, config.env.action_repeat}:
+            raise UserError(
+                f"action_repeat is {task.action_repeat}, but its experiment has env.action_repeat "
+                f"{config.env.action_repeat}; leave one of the two out"
+            )
         if config.agent.name != name:
             raise UserError(f"its experiment is one of agent {config.agent.name!r}; call it that, with more behind it")
         if config.seeds != 1:
@@ -141,10 +151,17 @@ def _config(suite: Suite, task: Task, label: str, steps: int) -> Config[Any]:
     return config
 
 
-def _check_settings(settings: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
-    taken = {"seed", "seeds", "run_dir", "env", *fixed}
+def _says_repeat(setup: Mapping[str, Any]) -> bool:
+    """Whether an agent's experiment says how long actions are held."""
+    if "experiment" not in setup:
+        return False
+    written = yaml_file.read(experiments.find(setup["experiment"]))
+    return any(key.replace("-", "_") == _REPEAT for key, _ in written)
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
     for key in settings:
-        if key in taken:
+        if key in _TAKEN:
             raise UserError(f"settings hold {key}, which the suite itself says; leave it out there")
 
 

@@ -14,15 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Real
 
+from mbrl.agents.base import leeway
 from mbrl.core.errors import UserError
 from mbrl.evaluation import comparison as judge
 from mbrl.evaluation.comparison import Estimate
 from mbrl.runner.checks import MAY_CHANGE
+from mbrl.runner.iterations import iteration
 from mbrl.runner.loggers import Values, scan_metrics
 from mbrl.runner.rundir import RunDir
 
 _SCORE = "eval/return_mean"
 _FAULTS = "fault/updates", "fault/physics"
+_BROKEN = "fault/policy"  # a guest's is not finite, which no run survives
 # What tells no two agents apart, beside what may change while a run goes on.
 _ALIKE = (*MAY_CHANGE, "seed", "devices")
 _SPELLED = {"None": "null", "True": "true", "False": "false"}  # as in YAML
@@ -176,7 +179,9 @@ def _finite(value: Any) -> float | None:
 
 
 def faults(row: Values) -> float:
-    """Return how many faults a line tells of; of several seeds all of theirs."""
+    """Return how many faults a line tells of, infinity where the policy broke; of several seeds all of theirs."""
+    if _finite(row.get(_BROKEN)):
+        return math.inf
     seeds = row.get("seeds")
     counts = [seeds.get(name) for name in _FAULTS] if isinstance(seeds, dict) else [[row.get(name)] for name in _FAULTS]
     return math.fsum(_finite(count) or 0 for each in counts if isinstance(each, list) for count in each)
@@ -217,6 +222,7 @@ def compare(runs: Sequence[Run], reference: Mapping[str, tuple[float, float]] | 
             f"{', '.join(dict.fromkeys(str(run.path) for run in runs))}; compare runs that were evaluated once at least"
         )
     scale, told = _scale(rows, reference)
+    notes += [note for task in ends if (note := _apart(task, rows))]
     return Comparison(rows, scale, _overall(rows, scale), _pairs(rows, scale), (*notes, *told))
 
 
@@ -301,6 +307,26 @@ def _score(run: Run, end: int) -> Scored:
     if not within.any():
         return Scored(run, None, None, bool(trouble), _join(trouble, f"no evaluation up to {end:,} env steps"))
     return Scored(run, float(run.returns[within][-1]), int(run.steps[within][-1]), bool(trouble), trouble)
+
+
+def _apart(task: str, rows: Sequence[Row]) -> str:
+    """Return a sentence where agents were scored further apart than 5 % or an iteration, which no run can help."""
+    last: dict[str, Scored] = {}
+    for row in (row for row in rows if row.task == task):
+        whole = [one for one in row.runs if one.step is not None and not one.failed]
+        if whole:
+            last[row.agent] = max(whole, key=_step)
+    least, most = (found(last, key=lambda agent: _step(last[agent]), default="") for found in (min, max))
+    if not last or _step(last[most]) <= (low := _step(last[least])) + leeway(low, iteration(last[most].run.settings)):
+        return ""
+    return (
+        f"the scores on {task} are not of the same env steps: {least} was scored at {low:,} and {most} at "
+        f"{_step(last[most]):,}"
+    )
+
+
+def _step(scored: Scored) -> int:
+    return scored.step or 0
 
 
 def _row(task: str, agent: str, differs: Mapping[str, Any], runs: list[Scored]) -> Row:

@@ -143,10 +143,10 @@ def _hear(m: _Machine, agent: Any, metrics: dict[str, float]) -> None:
     before = int(m.last[0][0].step) if m.last else 0
     step = before + told.step if m.last else told[0]
     state = GuestState(agent, jnp.int32(step))
-    _survive(m, state)
+    values: Values = {f"train/{name}": value for name, value in metrics.items()}
+    _survive(m, state, values)
     m.reporter.phase("evaluating")
     found = measures.scores(m.evaluate(agent, measures.evaluation_key(m.config.seed, step)))
-    values: Values = {f"train/{name}": value for name, value in metrics.items()}
     values |= {name: float(value) for name, value in found.items()}
     values |= measures.timed(m.pace, step, told[-1])
     endure(m.reporter, lambda: m.log.write(step, values))
@@ -174,12 +174,16 @@ def _save(m: _Machine, state: GuestState, values: Values) -> None:
     mark_saved(m.folder)
 
 
-def _survive(m: _Machine, state: GuestState) -> None:
-    """Stop a run whose policy has broken down."""
+def _survive(m: _Machine, state: GuestState, values: Values) -> None:
+    """Stop a run whose policy has broken down; its last line of metrics says so, and that it has failed for good."""
     if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.agent))):
         return
+    step = int(state.step)
+    values |= {"fault/policy": 1.0} | measures.timed(m.pace, step, m.training.told[-1])
+    endure(m.reporter, lambda: m.log.write(step, values))
+    m.reporter.metrics(step, m.training.told[-1], values)
     kept = "the policies saved before are" if m.folder.checkpoints.is_dir() else "none was saved before, so none is"
     raise stop.RunFailedError(
-        f"stopped at env step {int(state.step):,}: the policy of {m.config.agent.name} is not finite (NaN or Inf); "
+        f"stopped at env step {step:,}: the policy of {m.config.agent.name} is not finite (NaN or Inf); "
         f"{kept} in {m.folder.checkpoints}"
     )

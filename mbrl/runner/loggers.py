@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from mbrl.core.errors import UserError
 from mbrl.runner.events import Events
 from mbrl.runner.files import write_atomic
 from mbrl.runner.rundir import RunDir
@@ -118,10 +119,17 @@ def read_metrics(run: RunDir) -> list[Values]:
 
 
 def scan_metrics(run: RunDir) -> tuple[list[Values], list[int]]:
-    """Return the lines of ``metrics.jsonl``, oldest first, and the numbers, from 1, of those that cannot be read."""
+    """Return the lines of ``metrics.jsonl``, oldest first, and the numbers, from 1, of those that cannot be read.
+
+    Raises:
+        UserError: the file itself cannot be read.
+    """
     if not run.metrics.is_file():
         return [], []
-    lines = run.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = run.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{run.metrics} cannot be read: {error.strerror}") from error
     parsed = {number: _parse(line) for number, line in enumerate(lines, 1)}
     whole = [values for values in parsed.values() if values is not None]
     return whole, [number for number, values in parsed.items() if values is None]

@@ -1,6 +1,6 @@
 """The runs of a suite: what is missing is run, what was stopped goes on, what is there stays as it is.
 
-A guest's run cannot go on, so one that was stopped begins anew.
+A guest's run cannot go on, so one that was stopped begins anew. What stops one run is told of it, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
+import yaml
 
 from mbrl.core.errors import UserError
 from mbrl.evaluation.rollout import Evaluate
-from mbrl.runner import compare, machine, rundir, train
+from mbrl.runner import compare, machine, rundir, train, yaml_file
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.checks import check, check_same, is_guest
-from mbrl.runner.config import Config
+from mbrl.runner.config import Config, to_yaml
 from mbrl.runner.epoch import Program
 from mbrl.runner.guest import GuestProgram
 from mbrl.runner.loggers import read_metrics
@@ -27,6 +29,7 @@ from mbrl.runner.rundir import RunDir
 from mbrl.runner.stop import RunFailedError
 from mbrl.runner.suite import Task
 
+FAILED = " failed: "  # in the sentence of a run that did
 State: TypeAlias = Literal["done", "failed", "open"]
 # What makes a run of a config: its program, its evaluation, a line on its memory.
 Prepare: TypeAlias = Callable[[Config[Any]], tuple[Program | GuestProgram, Evaluate, str]]
@@ -43,6 +46,11 @@ class Job(NamedTuple):
     def run(self) -> RunDir:
         """The run's folder."""
         return RunDir(Path(self.config.run_dir))
+
+    @property
+    def name(self) -> str:
+        """The run in words."""
+        return f"{self.agent} on {self.task.name}, seed {self.config.seed}"
 
 
 def jobs(root: Path, configs: Iterable[tuple[Task, str, Config[Any]]], seeds: int | None) -> list[Job]:
@@ -95,7 +103,7 @@ def check_all(found: Iterable[Job]) -> None:
             check(job.config)
         except UserError as error:
             raise UserError(f"{job.agent} on {job.task.name}: {error}") from error
-        if job.run.config.is_file():
+        if _is_readable(job.run):
             try:
                 check_same(job.run.config.read_text(encoding="utf-8"), job.config)
             except UserError as error:
@@ -103,6 +111,14 @@ def check_all(found: Iterable[Job]) -> None:
                 raise UserError(
                     f"{job.run.path} holds {reason}; the suite has changed since: give another --root, or remove it"
                 ) from error
+
+
+def _is_readable(run: RunDir) -> bool:
+    """Whether a folder has a config that can be read; of one that cannot `perform` speaks, and of that run alone."""
+    try:
+        return run.config.is_file() and bool(yaml_file.read(run.config))
+    except UserError:
+        return False
 
 
 def state_of(job: Job) -> State:
@@ -118,6 +134,8 @@ def state_of(job: Job) -> State:
 def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train.prepare) -> str:
     """Bring a run to its end, from wherever it stands, and return "" or a sentence that says why it is not there.
 
+    Of a run that has just failed, or that its config or its folder does not allow, the sentence holds ``FAILED``.
+
     Args:
         job: the run; nothing is done where it is done or has failed.
         reporter: makes what hears of the progress.
@@ -125,12 +143,13 @@ def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train
 
     Raises:
         Interrupted: SIGINT or SIGTERM; the run is saved and can go on.
-        UserError: the config asks for something that is not there.
     """
-    if state_of(job) != "open":
-        return ""
     path = job.run.path
     try:
+        if job.run.config.is_file():
+            yaml_file.read(job.run.config)
+        if state_of(job) != "open":
+            return ""
         program, evaluate, line = prepare(job.config)
         with rundir.take(job.config, anew=lambda: is_guest(job.config) and state_of(job) == "open") as folder:
             if state_of(job) != "open":  # another process was quicker
@@ -142,8 +161,28 @@ def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train
                 train.run(program, evaluate, job.config, folder, told, resume=rundir.saved(folder))
     except rundir.InUseError:
         return f"{path} is left to another process, which is at it"
-    except RunFailedError as error:
-        return f"{path} failed: {error}"
+    except (RunFailedError, UserError) as error:
+        return f"{job.name}{FAILED}{error}"
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        return f"{path} failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        return f"{job.name}{FAILED}{(str(error).splitlines() or [type(error).__name__])[0]}"
     return ""
+
+
+def runs_of(job: Job, said: str) -> tuple[list[compare.Run], list[str]]:
+    """Return the run as its folder has it, and what is odd about it; one that failed is there even without a folder.
+
+    Args:
+        job: the run.
+        said: by ``perform``.
+    """
+    reason = said.partition(FAILED)[2]
+    try:
+        begun = job.run.config.is_file()
+        found, notes = compare.read(job.run, dict(yaml_file.read(job.run.config))) if begun else ([], [])
+    except UserError as error:
+        found, notes, reason = [], [], reason or str(error)
+    if reason and not found:
+        settings = dict(yaml_file.flatten(yaml.safe_load(to_yaml(job.config))))
+        nothing = np.array([], np.int64), np.array([], np.float64)
+        found = [compare.Run(job.run.path, job.config.seed, settings, *nothing, reached=0, short="", trouble=reason)]
+    return [run if run.trouble or not reason else run._replace(trouble=reason) for run in found], notes

@@ -18,7 +18,7 @@ _HOW = (
     "Ours is the interquartile mean over the seeds, at the env steps that stand beside it. A difference is ours minus "
     "the published score, and only given where both are of the same env steps; our evaluations come after whole "
     "epochs, so ours may be less than one epoch later, or, of an agent that brings its own training loop, less than "
-    "the env steps between two of its evaluations."
+    "one of its iterations, or 5 %."
 )
 
 
@@ -71,7 +71,7 @@ def _lines(row: Row, sources: Sequence[str]) -> list[tuple[str, ...]]:
         place = sources.index(_source(one.reference)) + 1
         at = "any" if one.reference.at is None else f"{one.reference.at:,}"
         theirs = (number(one.reference.score), f"{one.reference.agent} [{place}]", at)
-        difference = "-" if one.difference is None else _signed(one.difference, one.reference.score)
+        difference = _difference(row, one)
         lines.append((*head, *_own(row, one.ours or row.ours), *theirs, difference, *tail))
         tail = ("", "", "", "")  # once for each agent on a task
     return lines
@@ -87,8 +87,10 @@ def _own(row: Row, ours: Ours | None) -> tuple[str, str, str]:
     return seeds, span, spell(ours.estimate)
 
 
-def _signed(value: float, like: float) -> str:
-    return ("+" if value >= 0 else "") + number(value, like)
+def _difference(row: Row, one: Against) -> str:
+    if one.difference is not None:
+        return ("+" if one.difference >= 0 else "") + number(one.difference, one.reference.score)
+    return "-" if row.ours is None or row.ours.steps == (one.reference.at,) else "env steps differ"
 
 
 def _bar(row: Row) -> str:

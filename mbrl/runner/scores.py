@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mbrl.agents import AGENTS, GuestEntry
 from mbrl.evaluation import comparison as judge
 from mbrl.evaluation.comparison import Estimate
 from mbrl.runner import machine
 from mbrl.runner.compare import Run
+from mbrl.runner.iterations import last_of
 from mbrl.runner.loggers import read_metrics
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.suite import Reference, Task
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     seeds: int  # how many were asked for
     budget: int  # env steps they were to be run for
     runs: tuple[Run, ...]  # those there are
-    ours: Ours | None  # at the budget; None where no run was evaluated
+    ours: Ours | None  # at the budget, or at other env steps if not evaluated there; None where no run was evaluated
     against: tuple[Against, ...]
     passed: bool | None  # whether the bar was met; None where there is none, or nothing to hold it against
     seconds: float  # of all runs
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
     @property
     def failed(self) -> int:
-        """How many runs ended by faults, or without a number."""
+        """How many runs ended by faults, without a number, or as their config or folder did not allow them."""
         return sum(bool(run.trouble) for run in self.runs)
 
     @property
@@ -67,8 +67,8 @@ def judged(task: Task, agent: str, runs: Sequence[Run], seeds: int, budget: int)
     """Judge the runs of an agent on a task.
 
     A run scores the evaluation at the env steps asked for: the first one there or less than an epoch later, as runs
-    are evaluated after whole epochs. A guest has none: there it is less than the env steps from one of its evaluations
-    to the next. A run that failed stands with the latest it had.
+    are evaluated after whole epochs. A guest has none: there it is less than an iteration of its loop, or a twentieth
+    of those env steps. A run that failed stands with the latest it had.
 
     Args:
         task: what was learned.
@@ -77,30 +77,36 @@ def judged(task: Task, agent: str, runs: Sequence[Run], seeds: int, budget: int)
         seeds: how many were asked for.
         budget: env steps they were to be run for.
     """
-    strides = [_stride(run) for run in runs]
-    every = [_latest(run, budget + stride) for run, stride in zip(runs, strides, strict=True)]
-    latest = [found for found in every if found is not None]
+    latest = [found for run in runs if (found := _nearest(run, budget)) is not None]
     ours = _ours(latest) if latest else None
-    against = tuple(Against(one, ours if one.at is None else _at(runs, strides, one.at)) for one in task.references)
+    against = tuple(Against(one, ours if one.at is None else _at(runs, one.at)) for one in task.references)
     passed = None
-    if task.bar is not None and len(runs) == seeds and (found := _at(runs, strides, task.steps)) is not None:
+    if task.bar is not None and len(runs) == seeds and (found := _at(runs, task.steps)) is not None:
         passed = bool(found.estimate.value >= task.bar)
-    folders = [RunDir(run.path) for run in runs]
+    folders = [RunDir(run.path) for run in runs if run.reached]  # the others have logged nothing, or nothing to read
     seconds = math.fsum(row.get("time/epoch") or 0 for folder in folders for row in read_metrics(folder))
     machines = tuple(dict.fromkeys(name for folder in folders for name in machine.machines(folder)))
     return Row(task, agent, seeds, budget, tuple(runs), ours, against, passed, seconds, machines)
 
 
-def _at(runs: Sequence[Run], strides: Sequence[int], at: int) -> Ours | None:
+def _at(runs: Sequence[Run], at: int) -> Ours | None:
     """Return what all runs scored at some env steps, None if there is one that was not evaluated there."""
     found = []
-    for run, stride in zip(runs, strides, strict=True):
-        there = (run.steps >= at) & (run.steps < at + stride)
+    for run in runs:
+        later = run.steps >= at
+        there = later & (run.steps <= last_of(run.settings, at))
         if there.any():
             found.append((float(run.returns[there][0]), int(run.steps[there][0])))
         else:
-            found.append(_latest(run, at) if run.trouble and run.reached < at else None)
+            found.append(_latest(run, at) if run.trouble and not later.any() else None)
     return _ours([one for one in found if one is not None]) if found and None not in found else None
+
+
+def _nearest(run: Run, budget: int) -> tuple[float, int] | None:
+    """Return a run's latest score at its budget, or its first one where there is none so early, and its env steps."""
+    if (found := _latest(run, last_of(run.settings, budget) + 1)) is None and run.steps.size:
+        return float(run.returns[0]), int(run.steps[0])
+    return found
 
 
 def _latest(run: Run, before: int) -> tuple[float, int] | None:
@@ -112,12 +118,3 @@ def _latest(run: Run, before: int) -> tuple[float, int] | None:
 def _ours(found: Sequence[tuple[float, int]]) -> Ours:
     scores, steps = zip(*found, strict=True)
     return Ours(judge.estimate([np.array(scores)], judge.pooled_mean), scores, tuple(sorted(set(steps))))
-
-
-def _stride(run: Run) -> int:
-    """Return the env steps between those at which a run can be evaluated: an epoch's, or those a guest goes by."""
-    if not isinstance(AGENTS.get(run.settings["agent.name"]), GuestEntry):
-        return int(run.settings["epoch"]) * int(run.settings["env.action_repeat"])
-    # A guest logs a line at each of its evaluations, the first after a stride at least.
-    logged = np.unique([row["step"] for row in read_metrics(RunDir(run.path))])
-    return int(np.diff(logged).min()) if logged.size > 1 else run.reached

@@ -21,7 +21,7 @@ class Task(NamedTuple):
 
     name: str
     env: str
-    action_repeat: int
+    action_repeat: int | None  # None where the suite leaves it to each agent's experiment
     steps: int  # the budget in env steps, at which the bar counts
     seeds: int  # how many: 0, 1, and so on
     agents: Mapping[str, Mapping[str, Any]]  # by label: "experiment" and "settings", of which one may be missing

@@ -10,8 +10,8 @@ import pytest
 from dm_env import specs
 
 from mbrl.agents import AGENTS, Guest
-from mbrl.agents.base import Course
-from mbrl.agents.brax import APGConfig, PPOConfig, SACConfig, loops, make
+from mbrl.agents.base import Course, leeway
+from mbrl.agents.brax import APGConfig, PPOConfig, SACConfig, iteration, loops, make
 from mbrl.agents.brax.config import _DEMANDS
 from mbrl.core.errors import UserError
 from mbrl.core.types import restart
@@ -25,6 +25,7 @@ SMALL = {
     "ppo": PPOConfig(policy_hidden_layer_sizes=(8,), value_hidden_layer_sizes=(8,), normalize_observations=True),
     "apg": APGConfig(hidden_layer_sizes=(8,), normalize_observations=True),
 }
+EIGHTY = PPOConfig(batch_size=8, num_minibatches=2, unroll_length=5)  # agent steps of a collection
 
 
 def seen(values):
@@ -70,22 +71,39 @@ def test_observations_are_normalised_only_where_that_is_asked_for(name):
 @pytest.mark.parametrize(
     ("config", "asked", "told"),
     [
-        # 8 environments: 100 env steps are 12 whole vector steps, 96 of them.
-        (SACConfig(), course(), range(96, 1057, 96)),
+        # 8 environments: 100 env steps are 12 whole vector steps, and 1000 are 125, next to which come 14 times 9.
+        (SACConfig(), course(), range(72, 1009, 72)),
+        (SACConfig(), course(steps=960), range(96, 961, 96)),
+        # The Brax notebook's hopper for a fraction of its steps: 93 vector steps, and no interval of 2,691.
+        (SACConfig(min_replay_size=8192), course(num_envs=128, steps=20_000, every=344_448), range(20_096, 20_097, 1)),
         # 10 transitions take two vector steps, 16 env steps, before the first update.
         (SACConfig(min_replay_size=10), course(steps=200), range(112, 209, 96)),
         (SACConfig(), course(action_repeat=2, every=1, steps=33), range(16, 49, 16)),
-        # A collection is 8 * 2 * 5 agent steps.
-        (PPOConfig(batch_size=8, num_minibatches=2, unroll_length=5), course(every=200), range(160, 1121, 160)),
-        (PPOConfig(batch_size=8, num_minibatches=2, unroll_length=5), course(steps=1), range(80, 81, 80)),
+        # 13 collections are not to be had by twos.
+        (EIGHTY, course(every=200), range(80, 1041, 80)),
+        (EIGHTY, course(every=200, steps=900), range(160, 961, 160)),
+        (EIGHTY, course(steps=1), range(80, 81, 80)),
         # An update is 8 environments' 30 // 4 held actions.
-        (APGConfig(horizon_length=30), course(action_repeat=4, every=500), range(448, 1345, 448)),
+        (APGConfig(horizon_length=30), course(action_repeat=4, every=500), range(224, 1121, 224)),
     ],
 )
 def test_the_schedule_by_hand(config, asked, told):
     env = make_env(EnvConfig("probe/action"))
     agent = make(config, env.observation_spec, env.action_spec)
     assert list(agent.prepare(env, asked).told) == list(told)
+
+
+@pytest.mark.parametrize("every", [1, 100, 700, 3000, 10**9])
+@pytest.mark.parametrize("config", [SACConfig(min_replay_size=10), PPOConfig(batch_size=8, num_minibatches=1)])
+def test_no_training_ends_much_later_than_it_is_to(config, every):
+    env = make_env(EnvConfig("probe/action"))
+    agent = make(config, env.observation_spec, env.action_spec)
+    each = iteration(config, 8, 1)
+    for steps in (17, 1000, 2345, 10_007, 99_991, 2 * 10**9):
+        told = agent.prepare(env, course(steps=steps, every=every)).told
+        assert steps <= told[-1] <= steps + leeway(steps, each)
+        assert told.step <= max(every, each)
+        assert told.step % each == 0
 
 
 @pytest.mark.parametrize(

@@ -379,6 +379,11 @@ def test_discrete_actions_are_refused_in_a_sentence():
         ({"horizon": 0}, "behaviour.horizon must be at least 1; got 0"),
         ({"real_share": 1.5}, "behaviour.real_share must lie in [0, 1]; got 1.5"),
         ({"temperature": 0.0}, "behaviour.temperature must be above 0; got 0.0"),
+        ({"temperature": float("inf")}, "behaviour.temperature must be finite; got inf"),
+        ({"target_entropy": float("nan")}, "behaviour.target_entropy must be finite; got nan"),
+        ({"target_entropy": float("-inf")}, "behaviour.target_entropy must be finite; got -inf"),
+        ({"max_std": float("inf")}, "behaviour.max_std must be finite; got inf"),
+        ({"max_std": float("nan")}, "behaviour.max_std must be finite; got nan"),
         ({"min_std": 8.0}, "behaviour.min_std must be positive and below max_std (7.0); got 8.0"),
     ],
 )

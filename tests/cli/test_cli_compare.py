@@ -88,6 +88,19 @@ def test_folders_that_are_no_runs_are_passed_over(runs, capsys):
     assert json.loads(capsys.readouterr().out)["notes"] == ["passed over, as no config.yaml is there: reproduce"]
 
 
+def test_a_run_that_cannot_be_read_is_passed_over(runs, capsys):
+    (runs / "long/config.yaml").write_text("")
+    (runs / "one/config.yaml").write_text("{agent: {name: dreamer}}")
+    assert main(["compare", "four", "long", "one", "--json"]) == 0
+    out, err = capsys.readouterr()
+    empty, other = err.splitlines()
+    assert empty.startswith("mbrl: passed over: long/config.yaml is empty, but")
+    assert other == "mbrl: passed over: one/config.yaml: env.name is missing, but the config of a run has text there"
+    assert [row["task"] for row in json.loads(out)["rows"]] == ["toy/hill"]
+    assert main(["compare", "long", "one"]) == 2
+    assert capsys.readouterr().err.startswith("mbrl: long/config.yaml is empty, but")
+
+
 def test_steps_and_returns_that_no_run_writes(runs, capsys):
     """A page is made all the same; matplotlib draws nothing near the end of float64."""
     with (runs / "long/metrics.jsonl").open("a") as file:

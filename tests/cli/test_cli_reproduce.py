@@ -70,6 +70,30 @@ def test_a_missed_bar_is_exit_code_1(here):
     assert main(["reproduce", "toys.yaml", "--task", "reward", "--seeds", "1", "--json"]) == 1
 
 
+def test_one_bad_run_is_a_sentence_and_the_table_is_there(here, capsys):
+    """An agent that cannot do the task, and an empty config of a run there was."""
+    both = SUITE.replace("toy: {exp", "sac: {settings: {num_envs: 2}}\n  toy: {exp")
+    (here / "toys.yaml").write_text(both.replace("probe/reward", "probe/sight"))
+    broken = here / "runs/reproduce/toys/reward/toy/seed-1"
+    broken.mkdir(parents=True)
+    (broken / "config.yaml").write_text("")
+    assert main(["reproduce", "toys.yaml", "--html", "page.html"]) == 1
+    out, err = capsys.readouterr()
+    assert "mbrl: sac on reward, seed 0 failed: sac takes one vector as observation" in err
+    assert "mbrl: toy on reward, seed 1 failed: runs/reproduce/toys/reward/toy/seed-1/config.yaml is empty" in err
+    table = out[out.index("task ") :]
+    assert "2 of 2 failed" in table
+    assert "1 of 2 failed" in table
+    assert "failed: runs/reproduce/toys/reward/toy/seed-1, seed 1: " in table
+    assert (here / "runs/reproduce/toys/reward/toy/seed-0/checkpoints").is_dir()
+    assert out.endswith("page: page.html\n")
+    assert (here / "page.html").is_file()
+    assert main(["reproduce", "toys.yaml", "--agent", "sac", "--html", "none.html"]) == 1
+    out, _ = capsys.readouterr()
+    assert out.endswith("page: none in none.html, as no run was evaluated\n")
+    assert not (here / "none.html").exists()
+
+
 WRONG = {
     "no suite": ([], "mbrl reproduce needs SUITE"),
     "no such suite": (["quik"], "unknown suite 'quik'; did you mean 'quick'?"),

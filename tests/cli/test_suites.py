@@ -78,15 +78,31 @@ def test_published_scores_as_the_repositories_have_them():
 def test_shared_settings_and_those_of_a_task():
     suite = suites.read("small.yaml")
     one, two = suite.tasks
-    assert (one.steps, one.seeds, one.action_repeat, one.bar) == (100_000, 2, 1, 10)
+    assert (one.steps, one.seeds, one.action_repeat, one.bar) == (100_000, 2, None, 10)
     assert one.references[0].at == 100_000
     assert (two.steps, two.seeds, two.action_repeat, two.bar) == (2000, 2, 2, None)
-    (_, _, first), (_, label, second) = suites.configs(suite, (), (), 4096)
+    (held, _, first), (_, label, second) = suites.configs(suite, (), (), 4096)
+    assert (held.action_repeat, first.env.action_repeat) == (1, 1)
     assert first.agent.behaviour.bins == 63
     assert label == "dreamer slow"
     assert (second.train_ratio, second.env.action_repeat, second.steps) == (16, 2, 4096)
     assert [task.name for task, _, _ in suites.configs(suite, ("two",), (), None)] == ["two"]
     assert [task.name for task, _, _ in suites.configs(suite, (), ("dreamer",), None)] == ["one"]
+
+
+@pytest.mark.parametrize(("suites_own", "held"), [("", 4), ("action_repeat: 4", 4), ("action_repeat: 2", None)])
+def test_an_experiments_action_repeat_is_kept_or_the_suite_refused(suites_own, held, here):
+    (here / "held.yaml").write_text("{agent: dreamer, env: {name: probe/cue, action_repeat: 4}}")
+    text = SMALL.replace("experiment: quickstart", "experiment: held.yaml")
+    (here / "small.yaml").write_text(text.replace("seeds: 2", f"seeds: 2\n{suites_own}"))
+    suite = suites.read("small.yaml")
+    if held is None:
+        said = r"'one', agent 'dreamer': action_repeat is 2, but its experiment has env\.action_repeat 4; leave one of"
+        with pytest.raises(UserError, match=said):
+            suites.configs(suite, ("one",), (), None)
+        return
+    ((task, _, config),) = suites.configs(suite, ("one",), (), None)
+    assert (task.action_repeat, config.env.action_repeat) == (held, held)
 
 
 WRONG = {

@@ -108,6 +108,17 @@ def test_the_last_epoch_goes_beyond_the_budget(write):
     assert scores(compare.compare(runs)) == {("toy/hill", "dreamer"): [2, 4]}
 
 
+@pytest.mark.parametrize(("epoch", "told"), [(10, True), (20, True), (21, False)])
+def test_scores_of_other_env_steps_are_told(write, epoch, told):
+    """A budget of 15 ends at 40, an epoch of 20 after the other agent; in epochs of 21 no run can help it."""
+    runs = [*write("a", scores=[1.0, 2.0], steps=15),
+            *write("b", agent="planner", scores=[1.0, 2.0, 3.0, 4.0], steps=15, epoch=epoch),
+            *write("c", agent="short", scores=[1.0], steps=15)]
+    notes = compare.compare(runs).notes
+    said = "the scores on toy/hill are not of the same env steps: dreamer was scored at 20 and planner at 40"
+    assert notes == ((said,) if told else ())
+
+
 def test_failed_runs_are_kept_and_marked(write, tmp_path):
     runs = [
         *write("whole", scores=[1.0, 2.0, 3.0]),

@@ -18,7 +18,7 @@ from mbrl.core.errors import UserError
 from mbrl.envs import ENVS, EnvConfig, HostEnv, make_vector, to_dm_env
 from mbrl.envs import make as make_env
 from mbrl.evaluation.rollout import make_evaluate
-from mbrl.runner import reproduce, restore
+from mbrl.runner import compare, reproduce, restore, yaml_file
 from mbrl.runner.checkpoint import Checkpoints
 from mbrl.runner.config import CheckpointConfig, Config, EvalConfig
 from mbrl.runner.loggers import read_metrics
@@ -178,6 +178,23 @@ def test_in_a_suite_a_run_that_was_stopped_begins_anew(tmp_path):
     before = whole.run.metrics.read_bytes()
     assert reproduce.perform(whole, Silent) == ""
     assert whole.run.metrics.read_bytes() == before
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_in_a_suite_a_policy_that_is_not_finite_has_failed_and_is_not_trained_again(broken, tmp_path):
+    task = Task("hill", "probe/action", 1, 300, 1, {}, (), None)
+    made = config(tmp_path / "run", agent=LoopConfig(broken=broken), checkpoint=CheckpointConfig(every=100))
+    job = reproduce.Job(task, "loop", made)
+    assert "the policy of loop is not finite" in reproduce.perform(job, Silent)
+    assert reproduce.state_of(job) == "failed"
+    before = job.run.metrics.read_bytes()
+    assert reproduce.perform(job, Silent) == ""
+    assert job.run.metrics.read_bytes() == before
+    (run,) = compare.read(job.run, dict(yaml_file.read(job.run.config)))[0]
+    assert run.trouble == f"stopped by faults at {100 * (broken + 1)} of 300 env steps"
+    assert run.returns.tolist() == pytest.approx([1.0] * broken)
+    last = read_metrics(job.run)[-1]
+    assert (last["step"], last["fault/policy"], last["train/loss"]) == (100 * (broken + 1), 1, 0.5)
 
 
 def test_a_signal_before_the_last_telling_changes_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -128,9 +129,59 @@ def test_other_settings_and_other_things_are_refused_before_anything_runs(tmp_pa
     job = jobs(tmp_path)[1]
     job.run.path.mkdir(parents=True)
     (job.run.path / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match=r"is in the way of a run, but is none"):
-        perform(job)
+    said = perform(job)
+    assert said.startswith("toy (fast) on a/b, seed 0 failed: ")
+    assert "is in the way of a run, but is none" in said
     assert [entry.name for entry in job.run.path.iterdir()] == ["letter.txt"]
+
+
+def lose_saves(job):
+    """Leave a run without the saves that it had."""
+    perform(job)
+    shutil.rmtree(job.run.checkpoints)
+
+
+def spoil_saves(job):
+    """Let no save's checksums hold."""
+    perform(job)
+    for file in job.run.checkpoints.glob("*/meta.json"):
+        file.write_text("{}")
+
+
+def empty_config(job):
+    """Leave an empty file in the config's place."""
+    perform(job)
+    job.run.config.write_text("")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [(lose_saves, "had a save and has none"), (spoil_saves, "no valid checkpoint in"), (empty_config, "yaml is empty")],
+)
+def test_a_run_that_cannot_be_done_is_named_and_counts_as_failed(spoil, reason, tmp_path):
+    bad, good, *_ = found = jobs(tmp_path)
+    spoil(bad)
+    reproduce.check_all(found)
+    said = [perform(job) for job in (bad, good)]
+    assert said[0].startswith("toy on hill, seed 0 failed: ")
+    assert reason in said[0]
+    assert said[1] == ""
+    (run,), notes = reproduce.runs_of(bad, said[0])
+    assert (reason in run.trouble, run.seed, run.path, notes) == (True, 0, bad.run.path, [])
+    assert [run.trouble for run in reproduce.runs_of(good, "")[0]] == [""]
+    assert reproduce.runs_of(found[2], "") == ([], [])
+
+
+def test_a_run_whose_agent_cannot_do_the_task_leaves_no_folder_and_is_counted(tmp_path):
+    def refuse(_config):
+        raise UserError("toy takes continuous actions")
+
+    job = jobs(tmp_path)[0]
+    said = reproduce.perform(job, Silent, refuse)
+    assert said == "toy on hill, seed 0 failed: toy takes continuous actions"
+    assert not job.run.path.exists()
+    (run,), _ = reproduce.runs_of(job, said)
+    assert (run.trouble, run.steps.size, run.settings["num_envs"]) == ("toy takes continuous actions", 0, 2)
 
 
 @pytest.mark.parametrize(

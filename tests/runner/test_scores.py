@@ -54,7 +54,7 @@ def test_scores_of_other_env_steps_are_never_subtracted(tmp_path):
     assert row.passed is None
     (line,) = cells([row])
     told = dict(zip(COLUMNS, line, strict=True))
-    assert (told["env steps"], told["at env steps"], told["difference"]) == ("20", "30", "-")
+    assert (told["env steps"], told["at env steps"], told["difference"]) == ("20", "30", "env steps differ")
     assert told["bar"] == "1.00: not judged: it is for 30 env steps"
 
 
@@ -80,18 +80,17 @@ def test_a_run_that_failed_is_kept_with_its_latest_evaluation(tmp_path):
 TOLD = {
     "ppo": (range(5120, 102_401, 5120), 100_000, 102_400),
     "sac, which collects 1,000 first": (range(6000, 51_001, 5000), 50_000, 51_000),
-    "evaluated once": (range(102_400, 102_401), 50_000, 102_400),
 }
 
 
-def guests(tmp_path, told, budget, seeds=2):
+def guests(tmp_path, told, budget, seeds=2, unroll=10):
     """Runs of seeds 0, 1, ... that score a thousandth of the env steps and their seed."""
     runs = []
     for seed in range(seeds):
         run = RunDir(write_run(tmp_path / str(seed), agent="ppo", seed=seed, steps=budget))
         run.metrics.write_text("".join(f'{{"step": {n}, "eval/return_mean": {n / 1000 + seed}}}\n' for n in told))
         settings = {"env.name": "toy/hill", "agent.name": "ppo", "seed": seed, "max_faults": 100, "epoch": 1000,
-                    "env.action_repeat": 1, "steps": budget}
+                    "env.action_repeat": 1, "num_envs": 512, "steps": budget, "agent.unroll_length": unroll}
         runs += compare.read(run, settings)[0]
     return runs
 
@@ -109,6 +108,34 @@ def test_a_guest_scores_its_evaluation_at_the_budget_or_the_next_one(told, budge
     assert (line["env steps"], line["bar"].partition(": ")[2]) == (f"{end:,}", "pass")
 
 
+# Env steps asked for and the first evaluation there is, of iterations of 5,120 env steps; whether it counts for them.
+LATE = {"within an iteration": (50_000, 55_119, True), "an iteration late": (50_000, 55_120, False),
+        "within 5 %": (200_000, 210_000, True), "more than 5 % late": (200_000, 210_001, False),
+        "twice the budget": (50_000, 102_400, False)}
+
+
+@pytest.mark.parametrize(("budget", "end", "counts"), LATE.values(), ids=list(LATE))
+def test_a_guest_that_was_trained_for_longer_is_not_held_against_a_budget(budget, end, counts, tmp_path):
+    task = HILL._replace(steps=budget, seeds=2, bar=1.0, references=(theirs(1, budget), theirs(1, None, "optimum")))
+    row = judged(task, "ppo", guests(tmp_path, (end,), budget), 2, budget)
+    assert row.ours.steps == (end,)
+    assert row.passed is (True if counts else None)
+    assert [one.difference is None for one in row.against] == [not counts, False]
+    line = dict(zip(COLUMNS, cells([row])[0], strict=True))
+    assert (line["env steps"], line["at env steps"]) == (f"{end:,}", f"{budget:,}")
+    assert (line["difference"] == "env steps differ") is not counts
+    assert line["bar"] == ("1.00: pass" if counts else f"1.00: not judged: it is for {budget:,} env steps")
+
+
+def test_a_guest_that_failed_at_its_last_step_stands_with_the_latest_it_had(tmp_path):
+    (run,) = guests(tmp_path, (100, 200), 300, seeds=1)
+    with RunDir(run.path).metrics.open("a") as file:
+        file.write('{"step": 300, "fault/policy": 1.0}\n')
+    (run,) = compare.read(RunDir(run.path), dict(run.settings))[0]
+    row = judged(HILL._replace(steps=300, seeds=1, bar=1.0, references=(theirs(1, 300),)), "ppo", [run], 1, 300)
+    assert (row.failed, row.open, row.passed, row.against[0].ours.steps) == (1, 0, False, (200,))
+
+
 def test_a_guest_is_not_judged_where_it_was_not_evaluated(tmp_path):
     runs = guests(tmp_path, range(5120, 51_201, 5120), 100_000)
     task = HILL._replace(steps=100_000, seeds=2, bar=1.0, references=(theirs(1, 51_200), theirs(1, 51_201)))
@@ -118,13 +145,13 @@ def test_a_guest_is_not_judged_where_it_was_not_evaluated(tmp_path):
 
 
 def test_a_guests_evaluation_without_a_number_is_not_passed_over_for_the_next(tmp_path):
-    (run,) = guests(tmp_path, (100, 200, 300), 300, seeds=1)
+    (run,) = guests(tmp_path, (1024, 2048, 3072), 3072, seeds=1, unroll=2)
     metrics = RunDir(run.path).metrics
-    metrics.write_text(metrics.read_text().replace("0.2}", "null}"))
+    metrics.write_text(metrics.read_text().replace("2.048}", "null}"))
     (run,) = compare.read(RunDir(run.path), dict(run.settings))[0]
-    assert run.steps.tolist() == [100, 300]
-    row = judged(HILL._replace(references=(theirs(1, 150), theirs(1, 250))), "ppo", [run], 1, 300)
-    assert [one.ours and one.ours.steps for one in row.against] == [None, (300,)]
+    assert run.steps.tolist() == [1024, 3072]
+    row = judged(HILL._replace(references=(theirs(1, 1500), theirs(1, 2500))), "ppo", [run], 1, 3072)
+    assert [one.ours and one.ours.steps for one in row.against] == [None, (3072,)]
 
 
 def test_runs_that_are_missing_or_not_at_their_end_are_said(tmp_path):

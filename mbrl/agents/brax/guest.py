@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from dm_env import specs
 from jaxtyping import Array, Float
 
-from mbrl.agents.base import ActOutput, Course, Guest, Mode, Tell, Training
+from mbrl.agents.base import ActOutput, Course, Guest, Mode, Tell, Training, leeway
 from mbrl.agents.brax import loops
 from mbrl.agents.brax.config import APGConfig, BraxConfig, PPOConfig, SACConfig, check, check_course
 from mbrl.core.errors import UserError
@@ -21,6 +21,8 @@ from mbrl.core.types import Params, PRNGKey, Spec, TimeStep, action_dim
 from mbrl.envs.base import Environment
 from mbrl.envs.physics import load
 from mbrl.envs.to_brax import TrainingEnv
+
+_TRIED = 100  # numbers of tellings that are looked at, at most
 
 
 class Policy(NamedTuple):
@@ -31,47 +33,46 @@ class Policy(NamedTuple):
     network: Params
 
 
-class _Pace(NamedTuple):
-    """How a loop's env steps add up."""
-
-    before: int  # collected before the first update
-    each: int  # of one iteration of the loop
-
-
 class _Method(NamedTuple):
     """What tells one of Brax's loops from the others; all other settings are arguments of its ``train``."""
 
     networks: tuple[str, ...]  # settings that are the networks'
-    pace: Callable[[Any, Course], _Pace]
+    iteration: Callable[[Any, int, int], int]  # its env steps, of the config, the environments and the action repeat
     budget: Callable[[int, int], dict[str, int]]  # of env steps and iterations
 
 
-def _sac_pace(config: SACConfig, course: Course) -> _Pace:
-    each = course.num_envs * course.action_repeat
-    return _Pace(-(-config.min_replay_size // course.num_envs) * each, each)
+def _sac_iteration(_: SACConfig, num_envs: int, action_repeat: int) -> int:
+    return num_envs * action_repeat
 
 
-def _ppo_pace(config: PPOConfig, course: Course) -> _Pace:
-    return _Pace(0, config.batch_size * config.num_minibatches * config.unroll_length * course.action_repeat)
+def _ppo_iteration(config: PPOConfig, _: int, action_repeat: int) -> int:
+    return config.batch_size * config.num_minibatches * config.unroll_length * action_repeat
 
 
-def _apg_pace(config: APGConfig, course: Course) -> _Pace:
-    return _Pace(0, course.num_envs * (config.horizon_length // course.action_repeat) * course.action_repeat)
+def _apg_iteration(config: APGConfig, num_envs: int, action_repeat: int) -> int:
+    return num_envs * (config.horizon_length // action_repeat) * action_repeat
 
 
 _METHODS = {
     "sac": _Method(
         ("hidden_layer_sizes", "policy_network_layer_norm", "q_network_layer_norm"),
-        _sac_pace,
+        _sac_iteration,
         lambda steps, _: {"num_timesteps": steps},
     ),
     "ppo": _Method(
-        ("policy_hidden_layer_sizes", "value_hidden_layer_sizes"), _ppo_pace, lambda steps, _: {"num_timesteps": steps}
+        ("policy_hidden_layer_sizes", "value_hidden_layer_sizes"),
+        _ppo_iteration,
+        lambda steps, _: {"num_timesteps": steps},
     ),
     "apg": _Method(
-        ("hidden_layer_sizes", "layer_norm"), _apg_pace, lambda _, iterations: {"policy_updates": iterations}
+        ("hidden_layer_sizes", "layer_norm"), _apg_iteration, lambda _, iterations: {"policy_updates": iterations}
     ),
 }
+
+
+def iteration(config: BraxConfig, num_envs: int, action_repeat: int) -> int:
+    """Return the env steps of one iteration of Brax's loop, in whole ones of which it trains."""
+    return _METHODS[config.name].iteration(config, num_envs, action_repeat)
 
 
 def make(config: BraxConfig, observation_spec: Spec, action_spec: Spec) -> Guest:
@@ -128,10 +129,11 @@ def _prepare(
 ) -> Training:
     """Return a training in whole iterations of Brax's loop, which ends where ``course.steps`` are reached."""
     check_course(config, course)
-    before, each = method.pace(config, course)
-    between = max(1, course.every // each)  # iterations from one telling to the next
-    stride = between * each
-    times = -(-(course.steps - before) // stride)
+    before, each = _collected(config, course), iteration(config, course.num_envs, course.action_repeat)
+    needed = -(-(course.steps - before) // each)
+    most = (course.steps + leeway(course.steps, each) - before) // each
+    between = _between(needed, most, max(1, course.every // each))
+    stride, times = between * each, -(-needed // between)
     told = range(before + stride, before + times * stride + 1, stride)
     own = {field.name for field in dataclasses.fields(config)} - {"name", *method.networks}
     arguments = {
@@ -156,3 +158,27 @@ def _prepare(
         loops.run(config.name, arguments, hear)
 
     return Training(told, run)
+
+
+def _collected(config: BraxConfig, course: Course) -> int:
+    """Return the env steps before the first update."""
+    if not isinstance(config, SACConfig):
+        return 0
+    return -(-config.min_replay_size // course.num_envs) * course.num_envs * course.action_repeat
+
+
+def _between(needed: int, most: int, longest: int) -> int:
+    """Return how many iterations lie between two tellings, of which Brax makes all alike.
+
+    They divide what is needed as evenly as up to twice as many tellings as there must be let them, or even more of them
+    where the last would otherwise come too late.
+
+    Args:
+        needed: iterations there are at least.
+        most: iterations there may be, no fewer.
+        longest: iterations that may lie between two tellings.
+    """
+    fewest = -(-needed // longest)
+    even = [-(-needed // times) for times in range(fewest, fewest + min(fewest, _TRIED) + 1)]
+    over = lambda between: -needed % between
+    return next(between for between in range(min(even, key=over), 0, -1) if needed + over(between) <= most)
