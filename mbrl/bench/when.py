@@ -296,7 +296,7 @@ def table(report: dict[str, Any]) -> str:
     legend = (
         "return: mean ± standard error, with an exact model minus the regret; "
         "a gain below 1 % of what there is to gain is none; each verdict is of 95 % by itself, not of all together; "
-        "ms a decision: of a batch of all episodes, with the environment's step; mppi and icem try 128 sequences in each "
-        "of 3 iterations, fewer than by default; mppi_9288 and soft_tree are as by default"
+        "ms a decision: of a batch of all episodes, with the environment's step; mppi and icem try 128 sequences in "
+        "each of 3 iterations, fewer than by default; mppi_9288 and soft_tree are as by default"
     )
     return f"{captured.get()}{legend}; {report['device']}{left}"
