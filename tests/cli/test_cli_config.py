@@ -130,7 +130,7 @@ def test_an_agent_that_always_plans_takes_another_planner_with_that_ones_numbers
     ("words", "said"),
     [
         (["--agent", "pets", "--agent.planner", "mctx"],
-         "^agent.planner of pets must be one of random, cem, icem, mppi; got 'mctx'$"),
+         "^agent.planner of pets must be one of cem, icem, mppi, random; got 'mctx'$"),
         (["--agent", "tdmpc2", "--agent.planner", "cme"], "^unknown agent.planner 'cme'; did you mean 'cem'"),
         (["--agent.planner", "mpi"], "^unknown agent.planner 'mpi'; did you mean 'mppi'"),
         (["--agent.planner.samples", "3"], "^unknown option '--agent.planner.samples'; did you mean '--agent.planner"),

@@ -2,8 +2,8 @@
 
 import io
 from pathlib import Path
-from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from toy_pixels import Ball, disc
 import mbrl
 from mbrl.cli.main import main
 from mbrl.core.errors import unknown
+from mbrl.core.types import Sequence, TimeStep
 from mbrl.envs import ENVS, EnvConfig, make_vector
 from mbrl.runner import watch
 from mbrl.viz import video
@@ -152,10 +153,11 @@ def test_a_run_is_filmed_above_what_its_model_says(run, capsys):
 
 def test_what_the_model_says_nothing_of_is_passed_over():
     env = make_vector(EnvConfig("probe/tasks"), 1)
-    length, state = 4, jnp.linspace(0, 1, 4)[:, None, None]
-    seen = {"task": jnp.zeros((length, 1), jnp.int32), "time": state}
-    timestep = SimpleNamespace(observation=seen)
-    rows, unit = watch._rows(env, SimpleNamespace(timestep=timestep), {"imagination": {"time": state + 1}}, 40)
+    state, zeros = jnp.linspace(0, 1, 4)[:, None, None], jnp.zeros((4, 1))
+    seen = {"task": zeros.astype(int), "time": state}
+    sequence = Sequence(TimeStep(zeros.astype(int), zeros, zeros, seen), zeros[..., None], ())
+    said = {"imagination": {"time": np.asarray(state + 1)}}
+    rows, unit = watch._rows(env, jax.device_get(sequence), said, 40)
     assert [row.name for row in rows] == ["truth", "imagination"]
     assert unit == " std"
     np.testing.assert_allclose(rows[1].errors, 1 / np.std(np.linspace(0, 1, 4)), rtol=1e-5)
