@@ -58,7 +58,7 @@ def check(config: DistilConfig, planner: Any, problem: Problem) -> None:
         )
 
 
-def teacher(planner: SoftTreeConfig, problem: Problem, share: float) -> Searcher:
+def unrefined(planner: SoftTreeConfig, problem: Problem, share: float) -> Searcher:
     """Return what the lesson ``value`` searches with: the tree before it is refined.
 
     Refined candidates have left where the policy put them for where the value no longer rises, so that hardly any of

@@ -41,8 +41,9 @@ class PlannedDreamer(Dreamer):
         self.lesson = config.distil
         self.searcher = Searcher(config.planner, self.problem, config.distil.reanalyse)
         self.keeps = config.distil.name in distilling.IMITATIONS
+        self.teacher = self.searcher
         if config.distil.name == "value":
-            self.teacher = distilling.teacher(config.planner, self.problem, config.distil.reanalyse)
+            self.teacher = distilling.unrefined(config.planner, self.problem, config.distil.reanalyse)
 
     def init(self, key: PRNGKey) -> DreamerState:
         """Draw the first state."""

@@ -18,7 +18,7 @@ from mbrl.core.errors import UserError
 
 if TYPE_CHECKING:
     from mbrl.runner.compare import Run
-    from mbrl.runner.reproduce import Job
+    from mbrl.runner.reproduce import Job, Outcome
     from mbrl.runner.scores import Against, Row
     from mbrl.runner.suite import Suite
 
@@ -64,13 +64,13 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"suite {suite.name!r} cannot be run: {suite.unavailable}")
     check_page(arguments.html, "reproduce.html")
     jobs = _jobs(arguments, suite)
-    said, stopped = _perform(jobs, quiet=arguments.json)
-    notes = [note for note in said.values() if note]
+    outcomes, stopped = _perform(jobs, quiet=arguments.json)
+    notes = [outcome.note for outcome in outcomes.values() if outcome.note]
     for note in notes:
         print(f"mbrl: {' '.join(note.split())}", file=sys.stderr)
     if stopped:
         return stopped
-    rows, runs, told = _rows(jobs, said)
+    rows, runs, told = _rows(jobs, outcomes)
     for note in told:
         print(f"mbrl: {' '.join(note.split())}", file=sys.stderr)
     print(json.dumps(_numbers(suite, rows, [*notes, *told])) if arguments.json else _text(rows))
@@ -100,27 +100,27 @@ def _jobs(arguments: ReproduceArguments, suite: Suite) -> list[Job]:
     return jobs
 
 
-def _perform(jobs: Iterable[Job], *, quiet: bool) -> tuple[dict[Path, str], int]:
-    """Bring all runs to their ends; return what is to be said of each, and an exit code if a signal came between."""
+def _perform(jobs: Iterable[Job], *, quiet: bool) -> tuple[dict[Path, Outcome], int]:
+    """Bring all runs to their ends; return what came of each, and an exit code if a signal came between."""
     from mbrl.cli import compilation
     from mbrl.runner.live import make_reporter
     from mbrl.runner.reporter import Plain
-    from mbrl.runner.reproduce import perform
+    from mbrl.runner.reproduce import Outcome, perform
     from mbrl.runner.stop import Interrupted
 
     compilation.use_cache()
-    said = {}
+    outcomes = {}
     for job in jobs:
         try:
-            said[job.run.path] = perform(job, (lambda: Plain(sys.stderr)) if quiet else make_reporter)
+            outcomes[job.run.path] = perform(job, (lambda: Plain(sys.stderr)) if quiet else make_reporter)
         except Interrupted as stopped:
             name = signal.Signals(stopped.signum).name
             going_on = f"{stopped.run_dir} is saved, and the same command goes on with it"
-            return said | {job.run.path: f"stopped by {name}; {going_on}"}, stopped.exit_code
-    return said, 0
+            return outcomes | {job.run.path: Outcome(f"stopped by {name}; {going_on}")}, stopped.exit_code
+    return outcomes, 0
 
 
-def _rows(jobs: Sequence[Job], said: Mapping[Path, str]) -> tuple[list[Row], list[Run], list[str]]:
+def _rows(jobs: Sequence[Job], outcomes: Mapping[Path, Outcome]) -> tuple[list[Row], list[Run], list[str]]:
     """Return what each agent scored on each task, all runs there are, and what is odd about them."""
     from mbrl.runner import reproduce, scores
 
@@ -129,7 +129,7 @@ def _rows(jobs: Sequence[Job], said: Mapping[Path, str]) -> tuple[list[Row], lis
         own = [job for job in jobs if (job.task.name, job.agent) == (task, agent)]
         runs = []
         for job in own:
-            found, told = reproduce.runs_of(job, said[job.run.path])
+            found, told = reproduce.runs_of(job, outcomes[job.run.path])
             runs += found
             notes += told
         rows.append(scores.judged(own[0].task, agent, runs, len(own), own[0].config.steps))

@@ -29,7 +29,6 @@ from mbrl.runner.rundir import RunDir
 from mbrl.runner.stop import RunFailedError
 from mbrl.runner.suite import Task
 
-FAILED = " failed: "  # in the sentence of a run that did
 State: TypeAlias = Literal["done", "failed", "open"]
 # What makes a run of a config: its program, its evaluation, a line on its memory.
 Prepare: TypeAlias = Callable[[Config[Any]], tuple[Program | GuestProgram, Evaluate, str]]
@@ -51,6 +50,13 @@ class Job(NamedTuple):
     def name(self) -> str:
         """The run in words."""
         return f"{self.agent} on {self.task.name}, seed {self.config.seed}"
+
+
+class Outcome(NamedTuple):
+    """What came of a run."""
+
+    note: str = ""  # why it is not at its end, in a sentence
+    failure: str = ""  # what it failed by just now, or its config or its folder do not allow
 
 
 def jobs(root: Path, configs: Iterable[tuple[Task, str, Config[Any]]], seeds: int | None) -> list[Job]:
@@ -131,10 +137,8 @@ def state_of(job: Job) -> State:
     return "done" if Checkpoints(job.run.checkpoints).find().step >= job.config.steps else "open"
 
 
-def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train.prepare) -> str:
-    """Bring a run to its end, from wherever it stands, and return "" or a sentence that says why it is not there.
-
-    Of a run that has just failed, or that its config or its folder does not allow, the sentence holds ``FAILED``.
+def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train.prepare) -> Outcome:
+    """Bring a run to its end, from wherever it stands, and return what came of it.
 
     Args:
         job: the run; nothing is done where it is done or has failed.
@@ -149,33 +153,37 @@ def perform(job: Job, reporter: Callable[[], Reporter], prepare: Prepare = train
         if job.run.config.is_file():
             yaml_file.read(job.run.config)
         if state_of(job) != "open":
-            return ""
+            return Outcome()
         program, evaluate, line = prepare(job.config)
         with rundir.take(job.config, anew=lambda: is_guest(job.config) and state_of(job) == "open") as folder:
             if state_of(job) != "open":  # another process was quicker
-                return ""
+                return Outcome()
             machine.note(folder)
             with reporter() as told:
                 told.note(f"{job.task.name}, {job.agent}, seed {job.config.seed}: {path}")
                 told.note(line)
                 train.run(program, evaluate, job.config, folder, told, resume=rundir.saved(folder))
     except rundir.InUseError:
-        return f"{path} is left to another process, which is at it"
+        return Outcome(f"{path} is left to another process, which is at it")
     except (RunFailedError, UserError) as error:
-        return f"{job.name}{FAILED}{error}"
+        return _failed(job, str(error))
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        return f"{job.name}{FAILED}{(str(error).splitlines() or [type(error).__name__])[0]}"
-    return ""
+        return _failed(job, (str(error).splitlines() or [type(error).__name__])[0])
+    return Outcome()
 
 
-def runs_of(job: Job, said: str) -> tuple[list[compare.Run], list[str]]:
+def _failed(job: Job, reason: str) -> Outcome:
+    return Outcome(f"{job.name} failed: {reason}", reason)
+
+
+def runs_of(job: Job, outcome: Outcome) -> tuple[list[compare.Run], list[str]]:
     """Return the run as its folder has it, and what is odd about it; one that failed is there even without a folder.
 
     Args:
         job: the run.
-        said: by ``perform``.
+        outcome: of ``perform``.
     """
-    reason = said.partition(FAILED)[2]
+    reason = outcome.failure
     try:
         begun = job.run.config.is_file()
         found, notes = compare.read(job.run, dict(yaml_file.read(job.run.config))) if begun else ([], [])

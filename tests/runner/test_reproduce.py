@@ -28,8 +28,13 @@ def prepare(_config, program=None):
     return program or default_program(), toy_evaluate, ""
 
 
-def perform(job, reporter=Silent, program=None):
+def outcome(job, reporter=Silent, program=None):
     return reproduce.perform(job, reporter, lambda config: prepare(config, program))
+
+
+def perform(*args, **options):
+    """Return what is to be said of a run."""
+    return outcome(*args, **options).note
 
 
 def lines(job):
@@ -115,7 +120,7 @@ def test_a_run_that_another_process_finished_meanwhile(tmp_path):
         perform(job)
         return prepare(config)
 
-    assert reproduce.perform(job, Silent, slow) == ""
+    assert reproduce.perform(job, Silent, slow) == reproduce.Outcome()
     assert lines(job)[-1]["step"] == 64
 
 
@@ -162,14 +167,15 @@ def test_a_run_that_cannot_be_done_is_named_and_counts_as_failed(spoil, reason, 
     bad, good, *_ = found = jobs(tmp_path)
     spoil(bad)
     reproduce.check_all(found)
-    said = [perform(job) for job in (bad, good)]
-    assert said[0].startswith("toy on hill, seed 0 failed: ")
-    assert reason in said[0]
-    assert said[1] == ""
-    (run,), notes = reproduce.runs_of(bad, said[0])
+    failed, done = outcome(bad), outcome(good)
+    assert failed.note.startswith("toy on hill, seed 0 failed: ")
+    assert reason in failed.failure
+    assert failed.note.endswith(failed.failure)
+    assert done == reproduce.Outcome()
+    (run,), notes = reproduce.runs_of(bad, failed)
     assert (reason in run.trouble, run.seed, run.path, notes) == (True, 0, bad.run.path, [])
-    assert [run.trouble for run in reproduce.runs_of(good, "")[0]] == [""]
-    assert reproduce.runs_of(found[2], "") == ([], [])
+    assert [run.trouble for run in reproduce.runs_of(good, done)[0]] == [""]
+    assert reproduce.runs_of(found[2], done) == ([], [])
 
 
 def test_a_run_whose_agent_cannot_do_the_task_leaves_no_folder_and_is_counted(tmp_path):
@@ -178,7 +184,7 @@ def test_a_run_whose_agent_cannot_do_the_task_leaves_no_folder_and_is_counted(tm
 
     job = jobs(tmp_path)[0]
     said = reproduce.perform(job, Silent, refuse)
-    assert said == "toy on hill, seed 0 failed: toy takes continuous actions"
+    assert said.note == "toy on hill, seed 0 failed: toy takes continuous actions"
     assert not job.run.path.exists()
     (run,), _ = reproduce.runs_of(job, said)
     assert (run.trouble, run.steps.size, run.settings["num_envs"]) == ("toy takes continuous actions", 0, 2)
