@@ -172,11 +172,11 @@ def test_in_a_suite_a_run_that_was_stopped_begins_anew(tmp_path):
     with pytest.raises(Interrupted):
         reproduce.perform(stopped, Silent)
     assert reproduce.state_of(stopped) == "open"
-    assert reproduce.perform(whole, Silent) == ""
+    assert reproduce.perform(whole, Silent) == reproduce.Outcome()
     assert reproduce.state_of(whole) == "done"
     assert [row["step"] for row in read_metrics(whole.run)] == [100, 200, 300]
     before = whole.run.metrics.read_bytes()
-    assert reproduce.perform(whole, Silent) == ""
+    assert reproduce.perform(whole, Silent) == reproduce.Outcome()
     assert whole.run.metrics.read_bytes() == before
 
 
@@ -185,10 +185,10 @@ def test_in_a_suite_a_policy_that_is_not_finite_has_failed_and_is_not_trained_ag
     task = Task("hill", "probe/action", 1, 300, 1, {}, (), None)
     made = config(tmp_path / "run", agent=LoopConfig(broken=broken), checkpoint=CheckpointConfig(every=100))
     job = reproduce.Job(task, "loop", made)
-    assert "the policy of loop is not finite" in reproduce.perform(job, Silent)
+    assert "the policy of loop is not finite" in reproduce.perform(job, Silent).failure
     assert reproduce.state_of(job) == "failed"
     before = job.run.metrics.read_bytes()
-    assert reproduce.perform(job, Silent) == ""
+    assert reproduce.perform(job, Silent) == reproduce.Outcome()
     assert job.run.metrics.read_bytes() == before
     (run,) = compare.read(job.run, dict(yaml_file.read(job.run.config)))[0]
     assert run.trouble == f"stopped by faults at {100 * (broken + 1)} of 300 env steps"
