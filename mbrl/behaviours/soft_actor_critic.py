@@ -7,7 +7,9 @@ Q_1, Q_2 the critics, Q' their slow copies, pi the policy. Reward and c belong t
     actor        alpha log pi(a | s) - min_i Q_i(s, a),  a ~ pi(s) reparameterised             (eq. 9)
     temperature  -log alpha (log pi(a | s) + E)                                                (eq. 18, for log alpha)
 From every replayed state H steps are imagined under the policy as it is; each imagined step weighs the probability
-that it is reached. No gradient passes through the model: the actor learns from the critics alone.
+that it is reached. Their targets may be lambda-returns over those steps (Feinberg et al. 2018, value expansion): soft
+rewards r - gamma c alpha log pi(a' | s') in place of r, and min_i Q'_i(s', a') as the value. No gradient passes
+through the model: the actor learns from the critics alone.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ class SoftActorCriticConfig:
 
     horizon: int = 1
     """Imagined steps from every replayed state."""
+    lam: float = 0.0
+    """λ of what the critics learn from imagined steps: at 0 one step of reward each, as in the paper; above, they
+    hear of rewards up to `horizon` steps ahead at once, for imagined steps are the policy's own."""
     gamma: float = 0.99
     """Discount per agent step."""
     real_share: float = 0.05
@@ -98,7 +103,7 @@ def check(config: SoftActorCriticConfig) -> None:
     for name, least in _LEAST.items():
         if not getattr(config, name) >= least:
             raise UserError(f"behaviour.{name} must be at least {least}; got {getattr(config, name)}")
-    for name in ("gamma", "real_share", "slow_rate"):
+    for name in ("lam", "gamma", "real_share", "slow_rate"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"behaviour.{name} must lie in [0, 1]; got {getattr(config, name)}")
     _check_finite(config)
@@ -272,13 +277,26 @@ class SoftActorCritic:
         return stop(Transition(*rows_first(parts)))
 
     def target(
-        self, params: dict[str, Params], slow: Params, key: PRNGKey, transition: Transition
+        self, params: dict[str, Params], slow: Params, key: PRNGKey, transition: Transition, steps: int = 1
     ) -> Float[Array, "R"]:
-        """Return the soft Bellman target y; no gradient passes."""
+        """Return the soft Bellman target y; no gradient passes.
+
+        Args:
+            params: of actor and temperature.
+            slow: the slow critics' parameters.
+            key: for the actions that are valued.
+            transition: rows, each ``steps`` of which follow one another, under the policy as it is.
+            steps: how many rows ahead lambda-returns see, at most; 1 is the one-step target.
+        """
         action, log_prob = self._policy(params["actor"], transition.following).sample_and_log_prob(key)
         worth = self.values(slow, transition.following, action).min(0)
-        soft = worth - jnp.exp(params["temperature"]["log"]) * log_prob
-        return stop(transition.reward + self.config.gamma * transition.going * soft)
+        alive = self.config.gamma * transition.going
+        # Where a lambda-return goes on with an action of its own, this one's entropy stands for that one's: their mean
+        # is the same, and a density need not be read off actions at the edge, where tanh has swallowed its digits.
+        reward = transition.reward - alive * jnp.exp(params["temperature"]["log"]) * log_prob
+        reward, alive, worth = (x.reshape((-1, steps)).T for x in (reward, alive, worth))
+        returns = lambda_return(reward, alive, jnp.concatenate([worth[:1], worth]), self.config.lam)
+        return stop(returns.T.reshape(-1))
 
     def critic_loss(
         self, critic: Params, transition: Transition, target: Float[Array, "R"]
@@ -321,7 +339,7 @@ class SoftActorCritic:
         dream_key, target_key, real_key, actor_key = jax.random.split(key, 4)
         imagined = self.imagined(model, stop(params["actor"]), dream_key, steps)
         losses, metrics = self.actor_losses(params, actor_key, imagined)
-        target = self.target(params, slow, target_key, imagined)
+        target = self.target(params, slow, target_key, imagined, self.config.horizon)
         losses["critic"] = self.critic_loss(params["critic"], imagined, target)
         weights = {"actor": 1.0, "temperature": 1.0, "critic": 1 - self.config.real_share}
         if self.config.real_share > 0:

@@ -81,6 +81,36 @@ def test_the_soft_target_by_hand():
     np.testing.assert_allclose(target, expected, rtol=1e-4)
 
 
+def test_the_lambda_target_by_hand():
+    # Two dreams of two steps; the last of a dream has the one-step target, the one before it a mixture with λ = ¾.
+    transition = rows([1.0, 2.0, 3.0, 4.0], [1.0, 0.5, 0.0, 1.0], [1.0] * 4)
+    behaviour = make(Line(), horizon=2, lam=0.75)
+    target = jax.jit(behaviour.target, static_argnums=4)(PARAMS, critics(3.0, 5.0), KEY, transition, 2)
+    entropy = -0.2 * drawn(KEY, 4)[1]
+    last = [2 + 0.25 * (3 + entropy[1]), 4 + 0.5 * (3 + entropy[3])]
+    first = [1 + 0.5 * (0.25 * 3 + 0.75 * last[0] + entropy[0]), 3.0]
+    np.testing.assert_allclose(target, [first[0], last[0], first[1], last[1]], rtol=1e-4)
+
+
+def test_what_is_dreamt_later_reaches_the_target_of_what_is_earlier():
+    # Line adds the action to what it is at; with critics that know nothing, one-step targets are the rewards alone.
+    start = Steps(*(jnp.zeros((2, 3, 1)) for _ in range(3)), timestep=TimeStep(*(jnp.ones((2, 3)) for _ in range(4))))
+    params = PARAMS | {"critic": critics(0.0, 0.0), "temperature": {"log": jnp.log(1e-9)}}
+    behaviour = make(Line(), lam=1.0)
+    imagined = behaviour.imagined(LINE, STILL, KEY, start)
+    target = behaviour.target(params, params["critic"], KEY, imagined, behaviour.config.horizon)
+    reward, alive = (np.asarray(x).reshape(6, 3) for x in (imagined.reward, 0.5 * imagined.going))
+    expected = reward[:, 2]
+    np.testing.assert_allclose(np.asarray(target).reshape(6, 3)[:, 2], expected, rtol=1e-5, atol=1e-6)
+    for t in (1, 0):
+        expected = reward[:, t] + alive[:, t] * expected
+        np.testing.assert_allclose(np.asarray(target).reshape(6, 3)[:, t], expected, rtol=1e-5, atol=1e-6)
+    _, metrics = behaviour.loss(params, LINE, params["critic"], KEY, start)
+    dreamt = behaviour.imagined(LINE, STILL, jax.random.split(KEY, 4)[0], start)
+    told = behaviour.target(params, params["critic"], KEY, dreamt, 3).mean()
+    assert float(metrics["critic/target"]) == pytest.approx(float(told), rel=1e-4)  # the loss asks for all its steps
+
+
 def test_the_critic_loss_by_hand():
     # Critics of 3 + a and 5 + a at a = ½, target 4: ½ · mean(½², 1.5²) = .625, by the weight.
     critic = critics(3.0, 5.0, action=1.0)

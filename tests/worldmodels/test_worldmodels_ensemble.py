@@ -125,6 +125,29 @@ def test_the_losses_by_hand():
     assert {name: float(x) for name, x in output.metrics.items()} == pytest.approx(known, rel=1e-5)
 
 
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_beta_weighs_the_gradients_by_the_deviation_and_leaves_the_losses(beta):
+    # Deviations of e^-2, e^-1, 1 (in the middle of the bounds, which bend nothing there) and errors of 1, 2, 3 and 4.
+    params = told(MODEL, np.zeros((3, 4)))
+    wide = {"low": jnp.full(4, -40.0), "high": jnp.full(4, 40.0)}
+    log_variance = np.array([-4.0, -2.0, 0.0, 0.0])
+    last = params["members"][max(params["members"])]
+    last["bias"] = jnp.asarray(np.tile(np.concatenate([np.zeros(4), log_variance, [0.0]]), 3), jnp.float32)
+    params |= {"bounds": wide}
+    experience = one_step([1.0, 2.0, 3.0], 4.0)
+    pulls, totals = [], []
+    for model in (MODEL, make(beta=beta)):
+        total, grads = jax.value_and_grad(lambda params, model=model: model.loss(params, KEY, experience)[0])(params)
+        pulls.append(np.asarray(grads["members"][max(params["members"])]["bias"]).reshape(3, 9)[0])
+        totals.append(total)
+    np.testing.assert_allclose(*totals, rtol=1e-6)
+    deviation, error = np.exp(log_variance / 2), np.array([1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(3 * pulls[0][:4], -error / deviation**2, rtol=1e-4)  # the mean over three members
+    np.testing.assert_allclose(3 * pulls[1][:4], -error / deviation ** (2 - 2 * beta), rtol=1e-4)
+    expected = (1 - error**2 / deviation**2) / 2 * deviation ** (2 * beta)
+    np.testing.assert_allclose(3 * pulls[1][4:8], expected, rtol=1e-4)
+
+
 def test_the_bounds_are_learned():
     # Their distance draws them together by its weight; a log-variance beyond them pushes them away.
     still = one_step([0.0] * 3, 0.0)
