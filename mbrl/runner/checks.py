@@ -94,6 +94,9 @@ def _check_any(config: Config[Any]) -> None:
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
     })
+    limit, longest = config.episode_limit, config.env.time_limit
+    if limit is not None and not 1 <= limit <= longest:
+        raise UserError(f"episode_limit must lie between 1 and env.time_limit, {longest}, not be {limit}")
     each = config.num_envs * config.env.action_repeat
     if each > MAX_AT_ONCE:
         raise UserError(

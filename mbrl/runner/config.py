@@ -68,6 +68,9 @@ class Config(Generic[AgentConfig]):
     """The run's folder, which must not exist; by default `runs/<environment>-<agent>-<seed>-<time>`."""
     num_envs: int = 8
     """Environments stepped together (N)."""
+    episode_limit: int | None = None
+    """Env steps after which an episode of training is cut short, so that more are begun (the discount stays 1);
+    `null` for `env.time_limit`, which evaluation keeps."""
     train_ratio: float = 128.0
     """Replayed steps per agent step: updates per agent step = train_ratio / (batch_size * batch_length)."""
     prefill: int = 1_000
@@ -76,6 +79,12 @@ class Config(Generic[AgentConfig]):
     """Agent steps per epoch: one jitted call, after which metrics are written."""
     max_faults: int = 100
     """Skipped updates and broken physics steps (NaN, Inf), of all seeds, that a run survives before it stops itself."""
+
+    @property
+    def training_env(self) -> EnvConfig:
+        """The environment as it is trained in."""
+        limit = self.env.time_limit if self.episode_limit is None else self.episode_limit
+        return dataclasses.replace(self.env, time_limit=limit)
 
     @property
     def prefill_epochs(self) -> int:

@@ -61,7 +61,7 @@ def make_program(config: Config) -> Program:
     Raises:
         UserError: the environment or the agent cannot be made.
     """
-    env = make_vector(config.env, config.num_envs)
+    env = make_vector(config.training_env, config.num_envs)
     mesh = devices.mesh(config)
     if isinstance(env, HostVectorEnv):
         _check_host(config, mesh)

@@ -127,7 +127,7 @@ def run(
 
 
 def _training(program: GuestProgram, config: Config[Any]) -> Training:
-    env, steps = config.env, config.steps
+    env, steps = config.training_env, config.steps
     course = Course(config.num_envs, env.action_repeat, env.time_limit, steps, config.evaluation.every, config.seed)
     return program.agent.prepare(make(env), course)
 

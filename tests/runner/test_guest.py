@@ -99,6 +99,20 @@ def test_it_is_evaluated_logged_and_saved(tmp_path):
     assert float(evaluate(result.state.agent, evaluation_key(0, 300)).returns.mean()) == rows[-1]["eval/return_mean"]
 
 
+def test_a_guest_too_may_train_on_shorter_episodes_than_it_is_judged_by(tmp_path, monkeypatch):
+    seen = []
+
+    def watched(*specs):
+        guest = make(*specs)
+        prepare = lambda env, course: seen.append((env.env.limit, course.time_limit)) or guest.prepare(env, course)
+        return guest._replace(prepare=prepare)
+
+    monkeypatch.setitem(AGENTS, "loop", GuestEntry(LoopConfig, watched))
+    result = train(config(tmp_path / "run", env=EnvConfig("probe/action"), episode_limit=4))
+    assert set(seen) == {(4, 4)}
+    assert read_metrics(RunDir(result.run_dir))[-1]["eval/length_mean"] == 10
+
+
 def test_a_guest_learns_with_cycles_looked_for(tmp_path):
     looked = []
 

@@ -5,11 +5,14 @@ import json
 import os
 import signal
 
+import jax
+import numpy as np
 import pytest
 from tiny_run import CONFIG
 from toy_run import StopAt
 
-from mbrl.envs import make_vector
+from mbrl.core.types import FIRST, LAST, MID
+from mbrl.envs import EnvConfig, make_vector
 from mbrl.evaluation.rollout import make_evaluate
 from mbrl.runner import restore, rundir
 from mbrl.runner.checks import check, check_memory
@@ -73,3 +76,19 @@ def test_resume_is_bit_identical(parts, tmp_path, monkeypatch):
     loaded = restore.load(tmp_path / "stopped", CONFIG)
     assert to_host(loaded.state).specs == theirs.specs
     assert restore.evaluate(loaded, 2, seed=1).returns.shape == (2,)
+
+
+def test_training_episodes_may_be_shorter_than_those_of_evaluation():
+    config = dataclasses.replace(CONFIG, env=EnvConfig("probe/action"), episode_limit=3)
+    program = make_program(config)
+    state = program.init(jax.random.key(0))
+    kept = []
+    for _ in range(2):
+        state, metrics = program.prefill(state)
+        kept.append(float(metrics["episode/length"]))
+    assert kept == [3.0, 3.0]
+    steps = state.replay.data.timestep
+    assert set(np.unique(steps.step_type)) == {FIRST, MID, LAST}
+    np.testing.assert_array_equal(steps.discount[np.asarray(steps.step_type) == LAST], 1.0)  # cut, not ended
+    evaluate = make_evaluate(program.agent, make_vector(config.env, 2), 2)
+    assert evaluate(state.agent, jax.random.key(1)).lengths.tolist() == [10, 10]

@@ -26,6 +26,8 @@ from mbrl.runner.config import CheckpointConfig, EvalConfig, to_yaml
         ({"epoch": 10**12}, "epoch must be at most 2000000000"),
         ({"epoch": 2 * 10**8}, r"epoch 200000000 .* are 200000000 env steps, of which an epoch may have 100000000"),
         ({"env": EnvConfig(time_limit=3 * 10**9)}, r"env\.time_limit must be at most 2000000000"),
+        ({"episode_limit": 0}, r"episode_limit must lie between 1 and env\.time_limit, 1000, not be 0"),
+        ({"episode_limit": 1001}, r"episode_limit must lie between 1 and env\.time_limit, 1000, not be 1001"),
         ({"env": EnvConfig(action_repeat=10**8)}, "num_envs 2 with env.action_repeat 100000000 are 200000000 env"),
         ({"evaluation": EvalConfig(episodes=10**10)}, r"evaluation\.episodes must be at most 2000000000"),
         ({"train_ratio": 1e-12}, "train_ratio 1e-12 is less than one update in 1073741824 vector steps"),
