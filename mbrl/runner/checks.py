@@ -22,7 +22,7 @@ from mbrl.runner.state import TrainState
 MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "fsdp", "evaluation.", "checkpoint.")
 
 # Settings that came later, and what a run does that was saved without them.
-_CAME_LATER = {"agent.worldmodel.discount_of": "step"}
+CAME_LATER = {"agent.worldmodel.discount_of": "step", "agent.behaviour.whiten": False}
 
 # What agents that bring their own training loop make nothing of.
 NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults", "fsdp")
@@ -197,7 +197,7 @@ def check_same(saved: str, config: Config[Any]) -> None:
     """
     was, now = (dict(_flat(yaml_file.parse("the checkpoint's config.yaml", x))) for x in (saved, to_yaml(config)))
     for key in [*was, *(key for key in now if key not in was)]:
-        before = was.get(key, _CAME_LATER.get(key))
+        before = was.get(key, CAME_LATER.get(key))
         if before != now.get(key) and not key.startswith(MAY_CHANGE):
             raise UserError(
                 f"the checkpoint was saved with {key} = {before}, not {now.get(key)}; a run goes on with its own "

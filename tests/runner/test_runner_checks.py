@@ -5,15 +5,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+import yaml
 from toy_run import ToyConfig, toy_config, toy_program
 
+from mbrl.agents.mbpo import MBPOConfig
 from mbrl.core.errors import UserError
 from mbrl.envs.config import EnvConfig
 from mbrl.replay import memory
 from mbrl.replay.config import ReplayConfig
 from mbrl.runner import checks
 from mbrl.runner.checks import check, check_evaluation, check_memory, check_same
-from mbrl.runner.config import CheckpointConfig, EvalConfig, to_yaml
+from mbrl.runner.config import CheckpointConfig, Config, EvalConfig, to_yaml
 
 
 @pytest.mark.parametrize(
@@ -93,10 +95,20 @@ def test_same_config(monkeypatch):
     with pytest.raises(UserError, match=r"agent\.depth = None, not 3"):
         check_same(saved, toy_config(agent=Wider()))
     # What was saved before there was a setting goes on where the setting leaves everything as it was.
-    monkeypatch.setattr(checks, "_CAME_LATER", {"agent.depth": 3})
+    monkeypatch.setattr(checks, "CAME_LATER", {"agent.depth": 3})
     check_same(saved, toy_config(agent=Wider()))
     with pytest.raises(UserError, match=r"agent\.depth = 3, not 4"):
         check_same(saved, toy_config(agent=Wider(depth=4)))
+
+
+def test_a_run_saved_before_there_was_a_setting_goes_on():
+    config = Config(agent=MBPOConfig(), env=EnvConfig(time_limit=99))
+    saved = yaml.safe_load(to_yaml(config))
+    del saved["agent"]["behaviour"]["whiten"], saved["agent"]["worldmodel"]["discount_of"]
+    check_same(yaml.safe_dump(saved), config)
+    whitening = dataclasses.replace(config.agent.behaviour, whiten=True)
+    with pytest.raises(UserError, match=r"agent\.behaviour\.whiten = False, not True"):
+        check_same(yaml.safe_dump(saved), Config(agent=MBPOConfig(behaviour=whitening), env=config.env))
 
 
 def test_a_saved_config_that_is_none():
