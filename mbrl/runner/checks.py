@@ -30,6 +30,8 @@ NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults", "f
 # Env steps are counted in int32, to the end of the epoch in which a run has as many as it may.
 MAX_STEPS = 2_000_000_000
 MAX_AT_ONCE = 100_000_000
+# Episodes of an evaluation, all of which are played side by side.
+MAX_EPISODES = 1_000_000
 
 
 def is_guest(config: Config[Any]) -> bool:
@@ -90,10 +92,10 @@ def _check_any(config: Config[Any]) -> None:
         "env.action_repeat": config.env.action_repeat,
         "env.time_limit": config.env.time_limit,
         "evaluation.every": config.evaluation.every,
-        "evaluation.episodes": config.evaluation.episodes,
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
     })
+    _check_counts({"evaluation.episodes": config.evaluation.episodes}, MAX_EPISODES)
     each = config.num_envs * config.env.action_repeat
     if each > MAX_AT_ONCE:
         raise UserError(
@@ -103,12 +105,12 @@ def _check_any(config: Config[Any]) -> None:
     _check_seed(config.seed)
 
 
-def _check_counts(counts: dict[str, int]) -> None:
+def _check_counts(counts: dict[str, int], most: int = MAX_STEPS) -> None:
     for name, value in counts.items():
         if value < 1:
             raise UserError(f"{name} must be at least 1, not {value}")
-        if value > MAX_STEPS:
-            raise UserError(f"{name} must be at most {MAX_STEPS}, not {value}")
+        if value > most:
+            raise UserError(f"{name} must be at most {most}, not {value}")
 
 
 def check_evaluation(episodes: int, seed: int) -> None:
@@ -117,7 +119,7 @@ def check_evaluation(episodes: int, seed: int) -> None:
     Raises:
         UserError: no episodes, or a seed out of its range.
     """
-    _check_counts({"episodes": episodes})
+    _check_counts({"episodes": episodes}, MAX_EPISODES)
     _check_seed(seed)
 
 

@@ -44,7 +44,7 @@ def test_no_ratio_bursts_or_drifts(ratio):
 
 
 def test_a_waiting_person_sees_updates_per_env_step():
-    """Of 8 replayed steps per agent step in batches of 4 times 4 an update comes every 2 agent steps, or 6 env steps."""
+    """Of 8 replayed steps per agent step, in batches of 4 times 4, an update comes every 2 agent or 6 env steps."""
     env = dataclasses.replace(toy_learner.CONFIG.env, action_repeat=3)
     config = dataclasses.replace(toy_learner.CONFIG, env=env)
     program = make_program(config)
