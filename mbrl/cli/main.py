@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mbrl.core import heap
-from mbrl.core.errors import UserError, of_disk, unknown
+from mbrl.core.errors import UserError, of_disk, of_memory, unknown
 
 
 class Command(NamedTuple):
@@ -64,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (said := of_disk(error)):
             raise
         return _refuse(said)
+    except (MemoryError, RuntimeError) as error:  # RuntimeError: JAX's own of a device is one
+        if not (said := of_memory(error)):
+            raise
+        _refuse(said)
+        return 1
 
 
 def _refuse(sentence: str) -> int:

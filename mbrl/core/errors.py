@@ -9,6 +9,9 @@ from collections.abc import Iterable
 # What a disk says where the name of the file is not told: full, no share of it left, broken, read-only, too large.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
+# What XLA says where an array finds no room.
+_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
+
 
 class UserError(ValueError):
     """Bad input: one sentence that names the thing, what was given and what would be right.
@@ -42,3 +45,10 @@ def of_disk(error: OSError) -> str:
     if error.filename is None and error.errno not in _DISK:
         return ""
     return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+
+
+def of_memory(error: Exception) -> str:
+    """Return the sentence for memory that did not suffice, on the host or on a device of JAX; "" for all else."""
+    line = (str(error).splitlines() or [""])[0]
+    told = isinstance(error, MemoryError) or any(word in line for word in _MEMORY)
+    return f"out of memory: {line or 'more was asked for than there is'}; take smaller numbers" if told else ""

@@ -20,6 +20,9 @@ from mbrl.envs.playground import PlaygroundEnv
 from mbrl.envs.vector import VectorEnv
 from mbrl.envs.wrappers import ActionRepeat, RescaleAction, TimeLimit, innermost
 
+# Height and width of the largest picture: a hundred megabytes while it is prepared to be drawn.
+MAX_PIXELS = 4096
+
 # A constructor takes nothing, or what stands behind the @ of `brax/hopper@mjx`. Yours is one line, here or in a
 # notebook, that puts MyEnv under "mine/foo".
 ENVS: dict[str, Callable[..., Environment] | HostEnv] = {
@@ -118,8 +121,8 @@ def _check(config: EnvConfig) -> None:
     for field in ("action_repeat", "time_limit"):
         if getattr(config, field) < 1:
             raise UserError(f"env.{field} is {getattr(config, field)}, but must be at least 1")
-    if config.pixels < 0:
-        raise UserError(f"env.pixels is {config.pixels}, but must be at least 1, or 0 for no picture")
+    if not 0 <= config.pixels <= MAX_PIXELS:
+        raise UserError(f"env.pixels is {config.pixels}, but must be from 1 to {MAX_PIXELS}, or 0 for no picture")
     if not config.pixels and config.camera:
         raise UserError(f"env.camera is {config.camera!r}, but no picture is taken: set env.pixels, for example to 64")
 

@@ -22,7 +22,7 @@ from mbrl.runner.state import TrainState
 MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "fsdp", "evaluation.", "checkpoint.")
 
 # Settings that came later, and what a run does that was saved without them.
-_CAME_LATER = {"agent.worldmodel.discount_of": "step"}
+CAME_LATER = {"agent.worldmodel.discount_of": "step", "agent.behaviour.whiten": False}
 
 # What agents that bring their own training loop make nothing of.
 NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults", "fsdp")
@@ -30,6 +30,8 @@ NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults", "f
 # Env steps are counted in int32, to the end of the epoch in which a run has as many as it may.
 MAX_STEPS = 2_000_000_000
 MAX_AT_ONCE = 100_000_000
+# Episodes of an evaluation, all of which are played side by side.
+MAX_EPISODES = 1_000_000
 
 
 def is_guest(config: Config[Any]) -> bool:
@@ -90,10 +92,10 @@ def _check_any(config: Config[Any]) -> None:
         "env.action_repeat": config.env.action_repeat,
         "env.time_limit": config.env.time_limit,
         "evaluation.every": config.evaluation.every,
-        "evaluation.episodes": config.evaluation.episodes,
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
     })
+    _check_counts({"evaluation.episodes": config.evaluation.episodes}, MAX_EPISODES)
     limit, longest = config.episode_limit, config.env.time_limit
     if limit is not None and not 1 <= limit <= longest:
         raise UserError(f"episode_limit must lie between 1 and env.time_limit, {longest}, not be {limit}")
@@ -106,12 +108,12 @@ def _check_any(config: Config[Any]) -> None:
     _check_seed(config.seed)
 
 
-def _check_counts(counts: dict[str, int]) -> None:
+def _check_counts(counts: dict[str, int], most: int = MAX_STEPS) -> None:
     for name, value in counts.items():
         if value < 1:
             raise UserError(f"{name} must be at least 1, not {value}")
-        if value > MAX_STEPS:
-            raise UserError(f"{name} must be at most {MAX_STEPS}, not {value}")
+        if value > most:
+            raise UserError(f"{name} must be at most {most}, not {value}")
 
 
 def check_evaluation(episodes: int, seed: int) -> None:
@@ -120,7 +122,7 @@ def check_evaluation(episodes: int, seed: int) -> None:
     Raises:
         UserError: no episodes, or a seed out of its range.
     """
-    _check_counts({"episodes": episodes})
+    _check_counts({"episodes": episodes}, MAX_EPISODES)
     _check_seed(seed)
 
 
@@ -200,7 +202,7 @@ def check_same(saved: str, config: Config[Any]) -> None:
     """
     was, now = (dict(_flat(yaml_file.parse("the checkpoint's config.yaml", x))) for x in (saved, to_yaml(config)))
     for key in [*was, *(key for key in now if key not in was)]:
-        before = was.get(key, _CAME_LATER.get(key))
+        before = was.get(key, CAME_LATER.get(key))
         if before != now.get(key) and not key.startswith(MAY_CHANGE):
             raise UserError(
                 f"the checkpoint was saved with {key} = {before}, not {now.get(key)}; a run goes on with its own "

@@ -18,7 +18,7 @@ from mbrl.agents.base import leeway
 from mbrl.core.errors import UserError
 from mbrl.evaluation import comparison as judge
 from mbrl.evaluation.comparison import Estimate
-from mbrl.runner.checks import MAY_CHANGE
+from mbrl.runner.checks import CAME_LATER, MAY_CHANGE
 from mbrl.runner.iterations import iteration
 from mbrl.runner.loggers import Values, scan_metrics
 from mbrl.runner.rundir import RunDir
@@ -269,12 +269,17 @@ def _differing(runs: Iterable[Run]) -> list[str]:
     """Return the settings in which some of the runs differ."""
     runs = list(runs)
     keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(_ALIKE))
-    return [key for key in keys if len({repr(run.settings.get(key, "unset")) for run in runs}) > 1]
+    return [key for key in keys if len({repr(_setting(run, key)) for run in runs}) > 1]
+
+
+def _setting(run: Run, key: str) -> Any:
+    """Return a setting, or what a run did that was saved before there was such a one."""
+    return run.settings.get(key, CAME_LATER.get(key, "unset"))
 
 
 def _label(name: str, run: Run, keys: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Return the name with the run's values of some settings, each under the shortest end of its key that is unique."""
-    told = {key: run.settings.get(key, "unset") for key in keys}
+    told = {key: _setting(run, key) for key in keys}
     spelled = []
     for key, value in told.items():
         parts = key.split(".")

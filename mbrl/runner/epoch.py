@@ -253,7 +253,7 @@ def epoch(
     counts = {
         "update/skipped": skipped.astype(jnp.float32),
         "run/updates": state.updates.astype(jnp.float32),
-        "run/updates_per_vector_step": updates / (state.step - before.step),
+        "run/updates_per_step": updates / (state.step - before.step),
     }
     return state, means | counts | describe(config, state, episodes)
 

@@ -93,20 +93,22 @@ def _at(runs: Sequence[Run], at: int) -> Ours | None:
     """Return what all runs scored at some env steps, None if there is one that was not evaluated there."""
     found = []
     for run in runs:
-        later = run.steps >= at
-        there = later & (run.steps <= last_of(run.settings, at))
-        if there.any():
-            found.append((float(run.returns[there][0]), int(run.steps[there][0])))
-        else:
-            found.append(_latest(run, at) if run.trouble and not later.any() else None)
+        failed_before = run.trouble and not (run.steps >= at).any()
+        found.append(_latest(run, at) if failed_before else _there(run, at))
     return _ours([one for one in found if one is not None]) if found and None not in found else None
 
 
 def _nearest(run: Run, budget: int) -> tuple[float, int] | None:
-    """Return a run's latest score at its budget, or its first one where there is none so early, and its env steps."""
-    if (found := _latest(run, last_of(run.settings, budget) + 1)) is None and run.steps.size:
+    """Return a run's score at its budget, else its latest before, else its first one, and its env steps."""
+    if (found := _there(run, budget) or _latest(run, budget)) is None and run.steps.size:
         return float(run.returns[0]), int(run.steps[0])
     return found
+
+
+def _there(run: Run, at: int) -> tuple[float, int] | None:
+    """Return the first score that is held to be of some env steps, and its own."""
+    there = (run.steps >= at) & (run.steps <= last_of(run.settings, at))
+    return (float(run.returns[there][0]), int(run.steps[there][0])) if there.any() else None
 
 
 def _latest(run: Run, before: int) -> tuple[float, int] | None:

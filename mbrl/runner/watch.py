@@ -38,6 +38,7 @@ from mbrl.viz.draw import Frames
 
 Policy: TypeAlias = Literal["random", "zero"]
 
+_LIMITS = {"steps": (1, 100_000), "size": (16, 4096), "context": (1, 100_000)}
 _FPS = 20.0  # where the environment does not say how long a step lasts
 
 
@@ -65,9 +66,10 @@ def check(shot: Shot, out: Path | None) -> None:
     Raises:
         UserError: a number out of its range, or a file that cannot be one of ours.
     """
-    for name, value, least in (("steps", shot.steps, 1), ("size", shot.size, 16), ("context", shot.context, 1)):
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, not {value}")
+    for name, (least, most) in _LIMITS.items():
+        value = getattr(shot, name)
+        if (held := min(max(value, least), most)) != value:
+            raise UserError(f"{name} must be at {'least' if value < least else 'most'} {held}, not {value}")
     if not 0 <= shot.seed < 2**32:
         raise UserError(f"seed must lie between 0 and {2**32 - 1}, not be {shot.seed}")
     if out is None:

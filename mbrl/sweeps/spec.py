@@ -56,7 +56,12 @@ class Outcome(NamedTuple):
 
 def words(sweep: Sweep, params: Params) -> list[str]:
     """Return the words for `mbrl train` that set what a trial has of its own, and what all have."""
-    return [f"--{key}={_word(value)}" for key, value in {**sweep.settings, **params}.items()]
+    return [word for key, value in {**sweep.settings, **params}.items() for word in _option(key, value)]
+
+
+def _option(key: str, value: Any) -> list[str]:
+    """Return one setting's words: a list has one for each of its entries."""
+    return [f"--{key}", *map(_word, value)] if isinstance(value, list) else [f"--{key}={_word(value)}"]
 
 
 def _word(value: Any) -> str:

@@ -126,6 +126,32 @@ def test_a_full_disk_is_one_sentence(error, sentence, monkeypatch, capsys):
     assert capsys.readouterr().err == sentence
 
 
+@pytest.mark.parametrize(("error", "sentence"), [
+    (MemoryError("Unable to allocate 74.5 GiB for an array with shape (1, 2)"), "Unable to allocate 74.5 GiB"),
+    (RuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 628 bytes.\nmore"), "INTERNAL"),
+    (RuntimeError("RESOURCE_EXHAUSTED: failed to allocate 1.5GiB on device"), "RESOURCE_EXHAUSTED: failed"),
+    (MemoryError(), "more was asked for than there is; take smaller numbers"),
+])
+def test_memory_that_does_not_suffice_is_one_sentence(error, sentence, monkeypatch, capsys):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(listing, "run", fail)
+    assert main(["list", "envs"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"mbrl: out of memory: {sentence}")
+    assert told.count("\n") == 1
+
+
+def test_another_error_of_a_device_is_no_sentence(monkeypatch):
+    def fail(_):
+        raise RuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(listing, "run", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        main(["list", "envs"])
+
+
 def test_what_no_disk_says_is_no_sentence(monkeypatch):
     def fail(_):
         raise OSError(errno.ECONNRESET, "Connection reset by peer")

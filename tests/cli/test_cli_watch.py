@@ -172,6 +172,8 @@ WRONG = {
     "no steps": (["watch", "test/ball", "--steps", "0"], "steps must be at least 1, not 0"),
     "no context": (["watch", "test/ball", "--context", "0"], "context must be at least 1, not 0"),
     "no size": (["watch", "test/ball", "--size", "2"], "size must be at least 16, not 2"),
+    "too large": (["watch", "test/ball", "--size", "100000"], "size must be at most 4096, not 100000"),
+    "too long": (["watch", "test/ball", "--steps", "1e10"], "steps must be at most 100000, not 10000000000"),
     "a wrong seed": (["watch", "test/ball", "--seed", "-1"], "seed must lie between 0 and"),
     "another kind of file": (["watch", "test/ball", "--out", "a.avi"], "must end in .gif or .mp4, which 'a.avi' does"),
     "a folder that is not there": (["watch", "test/ball", "--out", "no/a.gif"], "there is no folder 'no'"),

@@ -184,6 +184,7 @@ def test_a_model_without_geometry_is_sky():
         (lambda: make_render(BraxEnv("reacher", "spring"), 8, 8, "side"), "no camera 'side': the model has none"),
         (lambda: Pixels(Pixels(Painted(), 8), 8), "observes 'image' already"),
         (lambda: make(EnvConfig("probe/cue", pixels=-1)), "env.pixels is -1"),
+        (lambda: make(EnvConfig("brax/ant", pixels=10**5)), "env.pixels is 100000, but must be from 1 to 4096"),
         (lambda: make(EnvConfig("probe/cue", state=False)), "'probe/cue' observes no picture: set env.pixels"),
         (lambda: make(EnvConfig("probe/cue", camera="side")), "env.camera is 'side', but no picture is taken"),
         (lambda: make(EnvConfig("probe/cue", pixels=16)), "environment Cue has no picture"),

@@ -73,6 +73,14 @@ def test_a_setting_that_one_config_lacks_is_unset(write):
     assert [label for _, label in labels(runs)] == ["dreamer (remat=unset)", "dreamer (remat=true)"]
 
 
+def test_a_run_from_before_there_was_a_setting_is_of_the_agent_that_leaves_it_as_it_was(write):
+    key, runs = "agent.behaviour.whiten", write("old", scores=[1.0])
+    runs = [*runs, *write("off", seed=1, scores=[2.0], **{key: False})]
+    assert [label for _, label in labels(runs)] == ["dreamer", "dreamer"]
+    runs += write("on", scores=[3.0], **{key: True})
+    assert [label for _, label in labels(runs)] == ["dreamer (whiten=false)"] * 2 + ["dreamer (whiten=true)"]
+
+
 def test_another_environment_setting_is_another_task(write):
     runs = [*write("a", scores=[1.0]), *write("b", scores=[1.0], **{"env.time_limit": 50})]
     assert labels(runs) == [("toy/hill (time_limit=1000)", "dreamer"), ("toy/hill (time_limit=50)", "dreamer")]

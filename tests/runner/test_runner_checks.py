@@ -5,15 +5,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+import yaml
 from toy_run import ToyConfig, toy_config, toy_program
 
+from mbrl.agents.mbpo import MBPOConfig
 from mbrl.core.errors import UserError
 from mbrl.envs.config import EnvConfig
 from mbrl.replay import memory
 from mbrl.replay.config import ReplayConfig
 from mbrl.runner import checks
 from mbrl.runner.checks import check, check_evaluation, check_memory, check_same
-from mbrl.runner.config import CheckpointConfig, EvalConfig, to_yaml
+from mbrl.runner.config import CheckpointConfig, Config, EvalConfig, to_yaml
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ from mbrl.runner.config import CheckpointConfig, EvalConfig, to_yaml
         ({"episode_limit": 0}, r"episode_limit must lie between 1 and env\.time_limit, 1000, not be 0"),
         ({"episode_limit": 1001}, r"episode_limit must lie between 1 and env\.time_limit, 1000, not be 1001"),
         ({"env": EnvConfig(action_repeat=10**8)}, "num_envs 2 with env.action_repeat 100000000 are 200000000 env"),
-        ({"evaluation": EvalConfig(episodes=10**10)}, r"evaluation\.episodes must be at most 2000000000"),
+        ({"evaluation": EvalConfig(episodes=10**10)}, r"evaluation\.episodes must be at most 1000000, not 10000000000"),
         ({"train_ratio": 1e-12}, "train_ratio 1e-12 is less than one update in 1073741824 vector steps"),
         ({"train_ratio": 1e30}, r"train_ratio 1e\+30 is more than 2000000000 updates in 64 env steps"),
         ({"num_envs": 0}, "num_envs must be at least 1"),
@@ -56,7 +58,7 @@ def test_refused(changes, message):
 @pytest.mark.parametrize(
     ("episodes", "seed", "message"),
     [(0, 0, "episodes must be at least 1, not 0"),
-     (10**10, 0, "episodes must be at most 2000000000"),
+     (10**10, 0, "episodes must be at most 1000000, not 10000000000"),
      (1, -1, "seed must lie between 0 and 4294967295, not be -1")],
 )
 def test_an_evaluation_that_cannot_be_is_refused(episodes, seed, message):
@@ -95,10 +97,20 @@ def test_same_config(monkeypatch):
     with pytest.raises(UserError, match=r"agent\.depth = None, not 3"):
         check_same(saved, toy_config(agent=Wider()))
     # What was saved before there was a setting goes on where the setting leaves everything as it was.
-    monkeypatch.setattr(checks, "_CAME_LATER", {"agent.depth": 3})
+    monkeypatch.setattr(checks, "CAME_LATER", {"agent.depth": 3})
     check_same(saved, toy_config(agent=Wider()))
     with pytest.raises(UserError, match=r"agent\.depth = 3, not 4"):
         check_same(saved, toy_config(agent=Wider(depth=4)))
+
+
+def test_a_run_saved_before_there_was_a_setting_goes_on():
+    config = Config(agent=MBPOConfig(), env=EnvConfig(time_limit=99))
+    saved = yaml.safe_load(to_yaml(config))
+    del saved["agent"]["behaviour"]["whiten"], saved["agent"]["worldmodel"]["discount_of"]
+    check_same(yaml.safe_dump(saved), config)
+    whitening = dataclasses.replace(config.agent.behaviour, whiten=True)
+    with pytest.raises(UserError, match=r"agent\.behaviour\.whiten = False, not True"):
+        check_same(yaml.safe_dump(saved), Config(agent=MBPOConfig(behaviour=whitening), env=config.env))
 
 
 def test_a_saved_config_that_is_none():

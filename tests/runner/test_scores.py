@@ -65,6 +65,15 @@ def test_an_evaluation_less_than_an_epoch_later_counts(tmp_path, at, difference)
     assert row.against[0].difference == difference
 
 
+def test_a_guest_evaluated_often_scores_the_first_evaluation_at_its_budget(tmp_path):
+    """Those up to a twentieth later would do as well, but the first one counts, for its row as for its references."""
+    path = write_run(tmp_path / "a", agent="sac", scores=[float(score) for score in range(1, 201)])
+    settings = SETTINGS | {"env.name": "toy/hill", "agent.name": "sac", "seed": 0, "max_faults": 100, "steps": 2000}
+    row = row_of(compare.read(RunDir(path), settings)[0], theirs(1, 1000), budget=1000)
+    assert row.ours.steps == row.against[0].ours.steps == (1000,)
+    assert row.ours.scores == (100,)
+
+
 def test_a_run_that_failed_is_kept_with_its_latest_evaluation(tmp_path):
     whole, faulty = read(tmp_path, (1, 2, 3)), write_run(tmp_path / "faulty", seed=1, scores=(1, 0), steps=30)
     log_faults(faulty, 101)

@@ -1,15 +1,19 @@
-"""How many updates are due: exactly the ratio, however long the run."""
+"""How many updates are due: exactly the ratio, however long the run; and how many a run says there were."""
 
+import dataclasses
 from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy_learner
 from toy_run import toy_config
 
 from mbrl.replay.config import ReplayConfig
-from mbrl.runner.epoch import updates_due
+from mbrl.runner.epoch import make_program, updates_due
+from mbrl.runner.reporter import summary
+from mbrl.runner.seeds import run_key
 
 REPLAY = ReplayConfig(capacity=100_000, batch_size=16, batch_length=64)
 PREFILL = 8  # vector steps: 16 agent steps in two environments
@@ -37,3 +41,15 @@ def test_no_ratio_bursts_or_drifts(ratio):
     assert np.abs(found - np.array([float(asked * int(step)) for step in steps])).max() < 3
     one_by_one = np.diff(due(PREFILL + 10**6 + np.arange(50_000), train_ratio=ratio))
     assert set(one_by_one.tolist()) <= {int(asked), int(asked) + 1}
+
+
+def test_a_waiting_person_sees_updates_per_env_step():
+    """Of 8 replayed steps per agent step, in batches of 4 times 4, an update comes every 2 agent or 6 env steps."""
+    env = dataclasses.replace(toy_learner.CONFIG.env, action_repeat=3)
+    config = dataclasses.replace(toy_learner.CONFIG, env=env)
+    program = make_program(config)
+    state, _ = program.prefill(program.init(run_key(config)))
+    state, metrics = program.epoch(state)
+    assert (int(state.updates), int(state.step)) == (8, 2 * 16 * 3)
+    shown = dict(summary({name: float(value) for name, value in metrics.items()}))
+    assert shown["updates/step"] == "0.167"

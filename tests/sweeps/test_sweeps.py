@@ -10,6 +10,7 @@ import pytest
 
 from mbrl.cli import sweeps as reader
 from mbrl.cli import trial as trial_module
+from mbrl.cli.config import load
 from mbrl.cli.main import main
 from mbrl.core.errors import UserError
 from mbrl.runner import rundir
@@ -51,6 +52,16 @@ def test_every_sweep_of_the_checkout_can_be_read():
     assert {"dreamer_lr", "probe_lr"} <= set(reader.names())
     for name in reader.names():
         assert reader.read(name).space
+
+
+def test_a_list_among_the_settings_is_read_and_said_to_each_trial(here):
+    (here / "lists.yaml").write_text(
+        "name: lists\nabout: A list.\nexperiment: pixels/dreamer_cartpole\n"
+        "settings: {agent.worldmodel.images.multiples: [1, 2, 3, 4]}\nspace: {seed: {choice: [0, 1]}}\n"
+    )
+    said = words(reader.read(str(here / "lists.yaml")), {"seed": 1})
+    assert said == ["--agent.worldmodel.images.multiples", "1", "2", "3", "4", "--seed=1"]
+    assert load("pixels/dreamer_cartpole", said).agent.worldmodel.images.multiples == (1, 2, 3, 4)
 
 
 def test_what_is_read(sweep):
