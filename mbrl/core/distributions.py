@@ -34,12 +34,19 @@ class Distribution(Protocol):
 
 def symlog(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
     """Return sign(x) ln(1 + |x|), which squashes large magnitudes (Hafner et al. 2023, eq. 9)."""
-    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+    side = _side(x)
+    return side * jnp.log1p(side * x)
 
 
 def symexp(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
     """Return sign(x) (exp|x| - 1), the inverse of ``symlog`` (Hafner et al. 2023, eq. 9)."""
-    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+    side = _side(x)
+    return side * jnp.expm1(side * x)
+
+
+def _side(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Return 1, or -1 below 0: a sign that is not 0 at 0, where the slope of both would be 0 and not 1."""
+    return jnp.where(x < 0, -1.0, 1.0)
 
 
 def symexp_bins(bins: int, limit: float = 20.0) -> Float[Array, "K"]:
