@@ -290,13 +290,18 @@ class TanhNormal(NamedTuple):
         """The action of the most likely u."""
         return jnp.tanh(self.loc)
 
-    def sample(self, key: PRNGKey) -> Float[Array, "*N A"]:
-        """A reparameterised sample: gradients reach ``loc`` and ``scale``."""
-        return self.sample_and_log_prob(key)[0]
+    def sample(self, key: PRNGKey, axis: int = 0) -> Float[Array, "*N A"]:
+        """A reparameterised sample: gradients reach ``loc`` and ``scale``; rows lie along ``axis``."""
+        return self.sample_and_log_prob(key, axis)[0]
 
-    def sample_and_log_prob(self, key: PRNGKey) -> tuple[Float[Array, "*N A"], Float[Array, "*N"]]:
-        """A reparameterised sample and its log-density, exact however near the border the sample lies."""
-        u = self.loc + self.scale * parallel.draw(jax.random.normal, key, self.loc.shape, axis=0)
+    def sample_and_log_prob(self, key: PRNGKey, axis: int = 0) -> tuple[Float[Array, "*N A"], Float[Array, "*N"]]:
+        """A reparameterised sample and its log-density, exact however near the border the sample lies.
+
+        Args:
+            key: the same on all devices.
+            axis: along which the rows lie that devices share (``parallel.draw``).
+        """
+        u = self.loc + self.scale * parallel.draw(jax.random.normal, key, self.loc.shape, axis)
         return jnp.tanh(u), self._log_prob(u)
 
     def log_prob(self, action: Float[Array, "*N A"]) -> Float[Array, "*N"]:
