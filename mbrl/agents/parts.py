@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from mbrl.agents.base import ActOutput, Mode
 from mbrl.behaviours.base import Behaviour
 from mbrl.core.errors import UserError
-from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep
+from mbrl.core.types import Params, PRNGKey, Sequence, Spec, TimeStep, action_dim
 from mbrl.worldmodels.base import Latent, WorldModel
 
 Tree = TypeVar("Tree")
@@ -70,8 +70,11 @@ def one_action(agent: str, action_spec: Spec) -> Any:
     """Return the spec of the one action array.
 
     Raises:
-        UserError: there is a dict of them.
+        UserError: there is a dict of them, or an action holds no numbers.
     """
     if isinstance(action_spec, dict):
         raise UserError(f"{agent} takes one action array; this environment's action_spec is a dict: flatten it")
+    if action_dim(action_spec) == 0:
+        shape = tuple(action_spec.shape)
+        raise UserError(f"{agent} needs actions of at least one number; this environment's have shape {shape}")
     return action_spec

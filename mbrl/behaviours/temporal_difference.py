@@ -212,7 +212,7 @@ class TemporalDifference:
             discount: 0 where the episode terminated there.
         """
         action_key, pair_key = jax.random.split(key)
-        action = self.prior(actor, following).sample(action_key)
+        action = self.prior(actor, following).sample(action_key, axis=following.ndim - 2)
         worth = self.some(slow, pair_key, following, action).min(0)
         return stop(reward + self.gamma * discount * worth)
 
@@ -236,7 +236,7 @@ class TemporalDifference:
         """
         action_key, pair_key = jax.random.split(key)
         features, critic = stop(features), stop(critic)
-        action, log_prob = self.prior(actor, features).sample_and_log_prob(action_key)
+        action, log_prob = self.prior(actor, features).sample_and_log_prob(action_key, axis=1)
         worth = self.some(critic, pair_key, features, action).mean(0)
         returns = normalise.update(returns, worth[0], self.config.percentiles)
         _, scale = normalise.scale(returns, self.config.percentiles)

@@ -34,12 +34,19 @@ class Distribution(Protocol):
 
 def symlog(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
     """Return sign(x) ln(1 + |x|), which squashes large magnitudes (Hafner et al. 2023, eq. 9)."""
-    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+    side = _side(x)
+    return side * jnp.log1p(side * x)
 
 
 def symexp(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
     """Return sign(x) (exp|x| - 1), the inverse of ``symlog`` (Hafner et al. 2023, eq. 9)."""
-    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+    side = _side(x)
+    return side * jnp.expm1(side * x)
+
+
+def _side(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Return 1, or -1 below 0: a sign that is not 0 at 0, where the slope of both would be 0 and not 1."""
+    return jnp.where(x < 0, -1.0, 1.0)
 
 
 def symexp_bins(bins: int, limit: float = 20.0) -> Float[Array, "K"]:
@@ -283,13 +290,18 @@ class TanhNormal(NamedTuple):
         """The action of the most likely u."""
         return jnp.tanh(self.loc)
 
-    def sample(self, key: PRNGKey) -> Float[Array, "*N A"]:
-        """A reparameterised sample: gradients reach ``loc`` and ``scale``."""
-        return self.sample_and_log_prob(key)[0]
+    def sample(self, key: PRNGKey, axis: int = 0) -> Float[Array, "*N A"]:
+        """A reparameterised sample: gradients reach ``loc`` and ``scale``; rows lie along ``axis``."""
+        return self.sample_and_log_prob(key, axis)[0]
 
-    def sample_and_log_prob(self, key: PRNGKey) -> tuple[Float[Array, "*N A"], Float[Array, "*N"]]:
-        """A reparameterised sample and its log-density, exact however near the border the sample lies."""
-        u = self.loc + self.scale * parallel.draw(jax.random.normal, key, self.loc.shape, axis=0)
+    def sample_and_log_prob(self, key: PRNGKey, axis: int = 0) -> tuple[Float[Array, "*N A"], Float[Array, "*N"]]:
+        """A reparameterised sample and its log-density, exact however near the border the sample lies.
+
+        Args:
+            key: the same on all devices.
+            axis: along which the rows lie that devices share (``parallel.draw``).
+        """
+        u = self.loc + self.scale * parallel.draw(jax.random.normal, key, self.loc.shape, axis)
         return jnp.tanh(u), self._log_prob(u)
 
     def log_prob(self, action: Float[Array, "*N A"]) -> Float[Array, "*N"]:

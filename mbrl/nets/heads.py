@@ -17,8 +17,17 @@ from mbrl.nets.precision import multiply_in
 
 
 def vector_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every key that is no image, in sorted order."""
+    """Return the shape of every key that is no image, in sorted order.
+
+    Raises:
+        UserError: there is no key at all, or one that holds no numbers.
+    """
     parts = sorted(as_dict(spec).items())
+    if not parts:
+        raise UserError("the observation is an empty dict; a world model needs at least one vector or image")
+    for name, part in parts:
+        if 0 in part.shape:
+            raise UserError(f"observation {name!r} has shape {tuple(part.shape)} and so holds no numbers; leave it out")
     return {name: tuple(part.shape) for name, part in parts if not is_image(part)}
 
 

@@ -201,7 +201,7 @@ class LatentTD:
         self.config, self.width = config, latent
         self.actions, self.tasks = action_dim(action_spec), task_count(observation_spec)
         told = {name: part for name, part in as_dict(observation_spec).items() if name != TASK or not self.tasks}
-        if not told:
+        if self.tasks and not told:
             raise UserError("the observation holds nothing but 'task'; tdmpc2 needs vectors or images beside it")
         layers = config.encoder_layers or 0, config.decoder_layers
         self.senses = Senses(told, SensesConfig(config.images, layers, units, 1, recompute=True), dtype)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from agent_checks import ACTION, KEY, OBSERVATION, noise, start_of_update, unlike
+from dm_env import specs
 
 from mbrl.agents.dreamer import Dreamer, DreamerConfig, make, resolve
 from mbrl.behaviours.actor_critic import ActorCriticConfig, check
@@ -171,6 +172,12 @@ def test_actions_in_a_dict_are_refused_in_a_sentence():
         make(CONFIG, OBSERVATION, {"arm": ACTION})
     sentence = "dreamer takes one action array; this environment's action_spec is a dict: flatten it"
     assert str(error.value) == sentence
+
+
+def test_actions_of_nothing_are_refused_in_a_sentence():
+    with pytest.raises(UserError) as error:
+        make(CONFIG, OBSERVATION, specs.BoundedArray((0,), np.float32, -1.0, 1.0))
+    assert str(error.value) == "dreamer needs actions of at least one number; this environment's have shape (0,)"
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,7 @@ def test_bad_configs_are_refused_in_a_sentence(changes, sentence):
         (OBSERVATION, specs.DiscreteArray(3),
          "tdmpc2 takes continuous actions only and this environment has 3 discrete ones; take another agent, such as "
          "dreamer"),
+        ({}, ACTION, "the observation is an empty dict; a world model needs at least one vector or image"),
         ({"task": specs.DiscreteArray(3)}, ACTION,
          "the observation holds nothing but 'task'; tdmpc2 needs vectors or images beside it"),
         ({"pos": OBSERVATION["pos"], "task": specs.Array((), np.int32)}, ACTION,

@@ -15,7 +15,7 @@ from mbrl.behaviours.temporal_difference import (
     check,
     discount_for,
 )
-from mbrl.core import normalise
+from mbrl.core import normalise, parallel
 from mbrl.core.distributions import SymlogTwoHot, even_bins, symexp
 from mbrl.core.errors import UserError
 from mbrl.core.types import MID, TimeStep
@@ -120,6 +120,21 @@ def test_the_policys_loss_reaches_neither_latents_nor_critics():
     grads, through = derive(params, 1.0, 1.0)
     assert size(grads["critic"]) > 0
     assert float(through) != 0
+
+
+def test_devices_that_share_the_pieces_lose_what_one_would():
+    params = jax.tree.map(lambda x: x + 0.1, BEHAVIOUR.init(KEY))
+
+    def losses(path):
+        metrics = BEHAVIOUR.loss(params, params["critic"], normalise.init(), KEY, path)[1][1]
+        return jnp.stack([metrics["loss/policy"], metrics["loss/value"], metrics["actor/entropy"]])
+
+    alone = jax.jit(losses)(path())
+    # One piece each; the decay, which has none of their axis, is everyone's.
+    decay = path().decay
+    rows = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None], path()._replace(decay=()))
+    together = jax.jit(jax.vmap(lambda row: losses(row._replace(decay=decay)), axis_name=parallel.AXIS))(rows)
+    np.testing.assert_allclose(together.mean(0), alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("length", "gamma"), [(10, 0.95), (125, 0.96), (500, 0.99), (1000, 0.995), (5000, 0.995)])

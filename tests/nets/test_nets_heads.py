@@ -33,6 +33,26 @@ def test_images_are_refused_in_a_sentence():
     refuse_images(spec["joints"])
 
 
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ({}, "the observation is an empty dict; a world model needs at least one vector or image"),
+        (
+            {"a": specs.Array((2,), np.float32), "b": specs.Array((3, 0), np.float32)},
+            "observation 'b' has shape (3, 0) and so holds no numbers; leave it out",
+        ),
+        (
+            specs.Array((8, 8, 0), np.uint8),
+            "observation 'state' has shape (8, 8, 0) and so holds no numbers; leave it out",
+        ),
+    ],
+)
+def test_an_observation_of_nothing_is_refused_in_a_sentence(spec, sentence):
+    with pytest.raises(UserError) as error:
+        vector_shapes(spec)
+    assert str(error.value) == sentence
+
+
 @pytest.mark.parametrize("lead", [(), (2, 3)])
 def test_the_encoder_reads_sorted_keys_through_symlog(lead):
     # Without layers the tokens are the inputs themselves.
