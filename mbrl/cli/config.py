@@ -9,7 +9,7 @@ from typing import Any, cast, get_args, get_origin
 from mbrl.cli import experiments, parsing
 from mbrl.core.errors import UserError, unknown
 from mbrl.runner import yaml_file
-from mbrl.runner.config import Config
+from mbrl.runner.config import CAME_LATER, Config
 
 DEFAULT_AGENT = "dreamer"
 NO_PLANNER = "none"
@@ -38,6 +38,9 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     config = _unwritten(cls, planner or before)
     if planner and planner != before:  # what is written of one planner says nothing of another
         written = [(key, value) for key, value in written if not key.startswith("agent.planner")]
+    if path is not None and Path(path).is_dir():  # a run goes on as it began
+        there = dict(written)
+        written = [*written, *((key, value) for key, value in CAME_LATER.items() if key in known and key not in there)]
     if file is not None:
         config = parsing.parse(cls, _words(written, known, f"{file}: "), config, label=f"{file}: ")
     if isinstance(overrides, Mapping):
@@ -56,7 +59,7 @@ def load_run(run_dir: str) -> Config[Any]:
     """
     from mbrl.runner import rundir
 
-    return load(rundir.existing(Path(run_dir)).config)
+    return load(rundir.existing(Path(run_dir)).path)
 
 
 def config_type(agent: str, planner: str = NO_PLANNER, label: str = "") -> Any:

@@ -15,14 +15,11 @@ from mbrl.core.errors import UserError
 from mbrl.replay import memory
 from mbrl.replay.config import check_sizes
 from mbrl.runner import devices, yaml_file
-from mbrl.runner.config import Config, to_yaml
+from mbrl.runner.config import CAME_LATER, Config, to_yaml
 from mbrl.runner.state import TrainState
 
 # What may change when a run goes on: it decides how long, how often and how much, but no number of the training.
 MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "fsdp", "evaluation.", "checkpoint.")
-
-# Settings that came later, and what a run does that was saved without them.
-CAME_LATER = {"agent.worldmodel.discount_of": "step", "agent.behaviour.whiten": False}
 
 # What agents that bring their own training loop make nothing of.
 NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults", "fsdp")

@@ -18,7 +18,8 @@ from mbrl.agents.base import leeway
 from mbrl.core.errors import UserError
 from mbrl.evaluation import comparison as judge
 from mbrl.evaluation.comparison import Estimate
-from mbrl.runner.checks import CAME_LATER, MAY_CHANGE
+from mbrl.runner.checks import MAY_CHANGE
+from mbrl.runner.config import CAME_LATER
 from mbrl.runner.iterations import iteration
 from mbrl.runner.loggers import Values, scan_metrics
 from mbrl.runner.rundir import RunDir

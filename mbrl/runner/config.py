@@ -25,6 +25,16 @@ class CheckpointConfig:
     """How many of the newest saves are kept, beside the best one."""
 
 
+# Settings that came later, and what a run does that was saved without them.
+CAME_LATER: dict[str, Any] = {
+    "episode_limit": None,
+    "agent.worldmodel.beta": 0.0,
+    "agent.worldmodel.discount_of": "step",
+    "agent.behaviour.lam": 0.0,
+    "agent.behaviour.whiten": False,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """Evaluation while training: own environments, own seeds, the policy's mode."""

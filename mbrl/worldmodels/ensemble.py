@@ -59,9 +59,9 @@ class EnsembleConfig:
     """Hidden layers of each."""
     units: int = 200
     """Width of the hidden layers."""
-    beta: float = 0.0
-    """Power β of an entry's variance that weighs its gradients: at 0 what is known to a hundredth of its deviation
-    pulls a hundred times as hard as what is not known yet, which it starves; at 0.5 all pull alike."""
+    beta: float = 0.5
+    """Power β of an entry's variance that weighs its gradients: at 0, as in the papers, what is known to a
+    hundredth of its deviation pulls a hundred times as hard as what is not known yet; at 0.5 all pull alike."""
     bounds_scale: float = 0.01
     """Weight that draws the learned bounds of the log-variance together."""
     reward_scale: float = 1.0

@@ -361,3 +361,23 @@ def test_any_value_of_any_setting_is_a_config_or_one_sentence(without_compiling,
         assert line.startswith("mbrl: ")
         assert (line.isprintable(), end) == (True, "\n")
     assert list(without_compiling.iterdir()) == []
+
+
+def test_a_run_saved_before_there_was_a_setting_is_read_as_what_it_did(tmp_path):
+    saved = yaml.safe_load(to_yaml(load(overrides={"agent": "mbpo"})))
+    assert saved["agent"]["worldmodel"].pop("beta") == 0.5
+    del saved["episode_limit"]
+    file = tmp_path / "run/config.yaml"
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(saved))
+    assert load(file).agent.worldmodel.beta == 0.5  # an experiment has the defaults
+    for config in (load(file.parent), reader.load_run(str(file.parent))):
+        assert config.agent.worldmodel.beta == 0.0
+        assert config.episode_limit is None
+    assert load(file.parent, {"agent.worldmodel.beta": 1.0}).agent.worldmodel.beta == 1.0
+    file.write_text(to_yaml(load(overrides={"agent": "mbpo"})))
+    assert load(file.parent).agent.worldmodel.beta == 0.5
+    dreamer = tmp_path / "dreamer/config.yaml"
+    dreamer.parent.mkdir()
+    dreamer.write_text(to_yaml(load()))
+    assert load(dreamer.parent) == load(dreamer)
