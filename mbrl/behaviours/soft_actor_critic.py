@@ -106,6 +106,8 @@ def check(config: SoftActorCriticConfig) -> None:
     for name in ("lam", "gamma", "real_share", "slow_rate"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"behaviour.{name} must lie in [0, 1]; got {getattr(config, name)}")
+    if config.lam and config.horizon == 1:
+        raise UserError(f"behaviour.lam {config.lam} needs behaviour.horizon to be 2 or more, not 1; or set it to 0")
     _check_finite(config)
     if not config.temperature > 0:
         raise UserError(f"behaviour.temperature must be above 0; got {config.temperature}")

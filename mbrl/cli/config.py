@@ -8,8 +8,8 @@ from typing import Any, cast, get_args, get_origin
 
 from mbrl.cli import experiments, parsing
 from mbrl.core.errors import UserError, unknown
-from mbrl.runner import yaml_file
-from mbrl.runner.config import CAME_LATER, Config
+from mbrl.runner import rundir, yaml_file
+from mbrl.runner.config import Config, came_later
 
 DEFAULT_AGENT = "dreamer"
 NO_PLANNER = "none"
@@ -38,9 +38,8 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     config = _unwritten(cls, planner or before)
     if planner and planner != before:  # what is written of one planner says nothing of another
         written = [(key, value) for key, value in written if not key.startswith("agent.planner")]
-    if path is not None and Path(path).is_dir():  # a run goes on as it began
-        there = dict(written)
-        written = [*written, *((key, value) for key, value in CAME_LATER.items() if key in known and key not in there)]
+    if file is not None and _is_of_run(Path(str(path)), file):  # which goes on as it began
+        written = [*(came_later(agent or DEFAULT_AGENT) | dict(written)).items()]
     if file is not None:
         config = parsing.parse(cls, _words(written, known, f"{file}: "), config, label=f"{file}: ")
     if isinstance(overrides, Mapping):
@@ -51,14 +50,18 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     return parsing.parse(cls, given, config)
 
 
+def _is_of_run(path: Path, file: Path) -> bool:
+    """Whether a config was written by a run: it is asked for by its folder, or metrics lie beside it."""
+    run = rundir.RunDir(file.parent)
+    return path.is_dir() or (file.name == run.config.name and run.metrics.is_file())
+
+
 def load_run(run_dir: str) -> Config[Any]:
     """Return the config of a run.
 
     Raises:
         UserError: no run's folder; the sentence has the nearest one.
     """
-    from mbrl.runner import rundir
-
     return load(rundir.existing(Path(run_dir)).path)
 
 

@@ -19,7 +19,7 @@ from mbrl.core.errors import UserError
 from mbrl.evaluation import comparison as judge
 from mbrl.evaluation.comparison import Estimate
 from mbrl.runner.checks import MAY_CHANGE
-from mbrl.runner.config import CAME_LATER
+from mbrl.runner.config import came_later
 from mbrl.runner.iterations import iteration
 from mbrl.runner.loggers import Values, scan_metrics
 from mbrl.runner.rundir import RunDir
@@ -275,7 +275,7 @@ def _differing(runs: Iterable[Run]) -> list[str]:
 
 def _setting(run: Run, key: str) -> Any:
     """Return a setting, or what a run did that was saved before there was such a one."""
-    return run.settings.get(key, CAME_LATER.get(key, "unset"))
+    return run.settings.get(key, came_later(str(run.settings.get("agent.name"))).get(key, "unset"))
 
 
 def _label(name: str, run: Run, keys: Sequence[str]) -> tuple[str, dict[str, Any]]:

@@ -25,14 +25,22 @@ class CheckpointConfig:
     """How many of the newest saves are kept, beside the best one."""
 
 
-# Settings that came later, and what a run does that was saved without them.
-CAME_LATER: dict[str, Any] = {
-    "episode_limit": None,
-    "agent.worldmodel.beta": 0.0,
-    "agent.worldmodel.discount_of": "step",
-    "agent.behaviour.lam": 0.0,
-    "agent.behaviour.whiten": False,
+# Settings that came later, of all agents and of some, and what a run does that was saved without them.
+_CAME_LATER: dict[str, Any] = {"episode_limit": None}
+_CAME_LATER_TO = {
+    "mbpo": {
+        "agent.worldmodel.beta": 0.0,
+        "agent.worldmodel.discount_of": "step",
+        "agent.behaviour.lam": 0.0,
+        "agent.behaviour.whiten": False,
+    },
+    "pets": {"agent.worldmodel.beta": 0.0, "agent.worldmodel.discount_of": "step"},
 }
+
+
+def came_later(agent: str) -> dict[str, Any]:
+    """Return the settings, by dotted key, that saved runs of an agent may lack, and what those runs do."""
+    return _CAME_LATER | _CAME_LATER_TO.get(agent, {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -206,7 +206,8 @@ def _learning(found: Found, config: Config[Any]) -> Section:
                 _series(rows, "eval/return_std")[1] if config.seeds == 1 else None,
                 _each(rows, "eval/return_mean", config.seeds) if config.seeds > 1 else (),
             ),
-            "Return of an episode over the course of the run.",
+            "Return of an episode over the course of the run."
+            + (f" Those of training are cut after {config.episode_limit} env steps." if config.episode_limit else ""),
         )
     ]
     for file, prefixes, caption in (

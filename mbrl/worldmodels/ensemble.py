@@ -4,8 +4,7 @@ Symbols: x observation [D], a action [A], r reward, c whether the episode goes o
     y = (x' - x, r)      y ~ Normal(m_k(x, a), diag s_k(x, a)^2)      c ~ Bernoulli(l_k(x, a)) or Bernoulli(l(x'))
 The state is the observation itself, so nothing is remembered: what is not seen is not known. x and y are brought to
 mean 0 and deviation 1 by running moments, so that joint angles that move by thousandths in a step and velocities that
-jump by tens at a contact weigh alike and keep all their digits; symlog would bend the sum x' = x + v dt, which a
-network had to learn anew. Behaviours read symlog(x).
+jump by tens at a contact weigh alike and keep all digits; symlog would bend x' = x + v dt. Behaviours read symlog(x).
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ class EnsembleConfig:
     units: int = 200
     """Width of the hidden layers."""
     beta: float = 0.5
-    """Power β of an entry's variance that weighs its gradients: at 0, as in the papers, what is known to a
-    hundredth of its deviation pulls a hundred times as hard as what is not known yet; at 0.5 all pull alike."""
+    """Power β of an entry's variance that weighs its gradients: at 0.5 all entries pull alike; at 0, as in the papers,
+    what is known to a hundredth of its deviation pulls a hundred times as hard as what is not known yet."""
     bounds_scale: float = 0.01
     """Weight that draws the learned bounds of the log-variance together."""
     reward_scale: float = 1.0
@@ -75,7 +74,7 @@ class EnsembleConfig:
 
 
 # What each number is at least.
-_LEAST = {"members": 1, "layers": 1, "units": 1, "beta": 0, "bounds_scale": 0, "reward_scale": 0, "discount_scale": 0}
+_LEAST = {"members": 1, "layers": 1, "units": 1, "bounds_scale": 0, "reward_scale": 0, "discount_scale": 0}
 
 
 class Latent(NamedTuple):
@@ -118,8 +117,9 @@ def check(config: EnsembleConfig) -> None:
     for name, least in _LEAST.items():
         if not getattr(config, name) >= least:
             raise UserError(f"worldmodel.{name} must be at least {least}; got {getattr(config, name)}")
-    if not 0 <= config.moments_rate <= 1:
-        raise UserError(f"worldmodel.moments_rate must lie in [0, 1]; got {config.moments_rate}")
+    for name in ("moments_rate", "beta"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"worldmodel.{name} must lie in [0, 1]; got {getattr(config, name)}")
     if config.discount_of not in get_args(DiscountOf):
         raise unknown("worldmodel.discount_of", config.discount_of, get_args(DiscountOf))
 

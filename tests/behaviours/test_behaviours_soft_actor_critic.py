@@ -19,6 +19,7 @@ from mbrl.behaviours.soft_actor_critic import (
     replayed_steps,
     some_times,
 )
+from mbrl.core import parallel
 from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, LAST, MID, Sequence, TimeStep
 from mbrl.worldmodels.rssm import RSSM, RSSMConfig
@@ -109,6 +110,23 @@ def test_what_is_dreamt_later_reaches_the_target_of_what_is_earlier():
     dreamt = behaviour.imagined(LINE, STILL, jax.random.split(KEY, 4)[0], start)
     told = behaviour.target(params, params["critic"], KEY, dreamt, 3).mean()
     assert float(metrics["critic/target"]) == pytest.approx(float(told), rel=1e-4)  # the loss asks for all its steps
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.8])
+def test_devices_that_share_the_rows_lose_what_one_would(lam):
+    behaviour = make(Line(), lam=lam, real_share=0.3)
+    params, draw = random_params(behaviour), np.random.default_rng(3)
+    normal = lambda *shape: jnp.asarray(draw.normal(size=shape), jnp.float32)
+    timestep = TimeStep(jnp.full((2, 4), MID), normal(2, 4), jnp.ones((2, 4)), normal(2, 4, 1))
+    steps = Steps(normal(2, 4, 1), jnp.tanh(normal(2, 4, 1)), normal(2, 4, 1), timestep)
+
+    def losses(steps):
+        metrics = behaviour.loss(params, LINE, params["critic"], KEY, steps)[1]
+        return jnp.stack([metrics[f"loss/{name}"] for name in ("actor", "critic", "real_critic")])
+
+    shares = jax.tree.map(lambda x: jnp.stack(jnp.split(x, 2, axis=1)), steps)
+    together = jax.jit(jax.vmap(losses, axis_name=parallel.AXIS))(shares)
+    np.testing.assert_allclose(together.mean(0), jax.jit(losses)(steps), rtol=1e-4)
 
 
 def test_the_critic_loss_by_hand():
@@ -407,6 +425,10 @@ def test_discrete_actions_are_refused_in_a_sentence():
     ("changes", "sentence"),
     [
         ({"horizon": 0}, "behaviour.horizon must be at least 1; got 0"),
+        (
+            {"horizon": 1, "lam": 0.5},
+            "behaviour.lam 0.5 needs behaviour.horizon to be 2 or more, not 1; or set it to 0",
+        ),
         ({"real_share": 1.5}, "behaviour.real_share must lie in [0, 1]; got 1.5"),
         ({"temperature": 0.0}, "behaviour.temperature must be above 0; got 0.0"),
         ({"temperature": float("inf")}, "behaviour.temperature must be finite; got inf"),

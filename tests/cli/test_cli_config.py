@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import functools
 import io
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -364,20 +365,27 @@ def test_any_value_of_any_setting_is_a_config_or_one_sentence(without_compiling,
 
 
 def test_a_run_saved_before_there_was_a_setting_is_read_as_what_it_did(tmp_path):
-    saved = yaml.safe_load(to_yaml(load(overrides={"agent": "mbpo"})))
-    assert saved["agent"]["worldmodel"].pop("beta") == 0.5
-    del saved["episode_limit"]
-    file = tmp_path / "run/config.yaml"
-    file.parent.mkdir()
-    file.write_text(yaml.safe_dump(saved))
-    assert load(file).agent.worldmodel.beta == 0.5  # an experiment has the defaults
-    for config in (load(file.parent), reader.load_run(str(file.parent))):
-        assert config.agent.worldmodel.beta == 0.0
-        assert config.episode_limit is None
-    assert load(file.parent, {"agent.worldmodel.beta": 1.0}).agent.worldmodel.beta == 1.0
-    file.write_text(to_yaml(load(overrides={"agent": "mbpo"})))
-    assert load(file.parent).agent.worldmodel.beta == 0.5
-    dreamer = tmp_path / "dreamer/config.yaml"
-    dreamer.parent.mkdir()
-    dreamer.write_text(to_yaml(load()))
-    assert load(dreamer.parent) == load(dreamer)
+    def folder(agent, gone):
+        saved = yaml.safe_load(to_yaml(load(overrides={"agent": agent})))
+        for key in gone:
+            *path, last = key.split(".")
+            del functools.reduce(dict.__getitem__, path, saved)[last]
+        run = tmp_path / agent
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "config.yaml").write_text(yaml.safe_dump(saved))
+        return run
+
+    for agent in ("mbpo", "pets"):
+        run = folder(agent, ["agent.worldmodel.beta", "episode_limit"])
+        file = run / "config.yaml"
+        assert load(file).agent.worldmodel.beta == 0.5  # an experiment has the defaults
+        for config in (load(run), reader.load_run(str(run))):
+            assert config.agent.worldmodel.beta == 0.0
+            assert config.episode_limit is None
+        assert load(run, {"agent.worldmodel.beta": 1.0}).agent.worldmodel.beta == 1.0
+        (run / "metrics.jsonl").write_text("")
+        assert load(file).agent.worldmodel.beta == 0.0  # now it is a run's
+        file.write_text(to_yaml(load(overrides={"agent": agent})))
+        assert load(run).agent.worldmodel.beta == 0.5
+    run = folder("dreamer", ["agent.behaviour.lam"])  # which it always had
+    assert load(run).agent.behaviour.lam == load().agent.behaviour.lam > 0

@@ -7,13 +7,15 @@ import threading
 import time
 
 import pytest
+import yaml
 
 from mbrl.cli import sweeps as reader
 from mbrl.cli import trial as trial_module
 from mbrl.cli.config import load
 from mbrl.cli.main import main
 from mbrl.core.errors import UserError
-from mbrl.runner import rundir
+from mbrl.runner import fork, rundir
+from mbrl.runner.config import to_yaml
 from mbrl.sweeps import folder as folders
 from mbrl.sweeps import report, study, trial
 from mbrl.sweeps.spec import Outcome, Range, ranked, words
@@ -355,6 +357,21 @@ def test_a_trial_begins_a_run_or_goes_on_with_it(here, monkeypatch):
     (here / "run/config.yaml").touch()
     assert trial_module.main(["run", "quickstart", "--seed=1"]) == 0
     assert said == [["train", "quickstart", "--seed=1", "--run_dir", "run"], ["train", "run"]]
+
+
+def test_a_member_that_takes_over_a_save_keeps_what_its_run_began_with(here, monkeypatch):
+    forked = []
+    monkeypatch.setattr(trial_module, "mbrl", lambda _: 0)
+    monkeypatch.setattr(fork, "fork", lambda save, _, config: forked.append((save.name, config)))
+    written = yaml.safe_load(to_yaml(load(overrides={"agent": "mbpo", "seed": 1, "agent.optim.agc": 0.3})))
+    del written["agent"]["worldmodel"]["beta"]  # it was begun before there was such a setting
+    (here / "run" / trial.ADOPTED / "000000000010").mkdir(parents=True)
+    (here / "run/config.yaml").write_text(yaml.safe_dump(written))
+    assert trial_module.main(["run", "dmc/mbpo_cartpole_balance", "--agent.optim.learning_rate=0.5"]) == 0
+    ((save, config),) = forked
+    assert save == "000000000010"
+    optim = config.agent.optim
+    assert (optim.learning_rate, optim.agc, config.seed, config.agent.worldmodel.beta) == (0.5, 0.3, 1, 0.0)
 
 
 def test_page(sweep, here):

@@ -427,6 +427,12 @@ def test_every_number_of_the_config_is_checked(name):
         check(dataclasses.replace(CONFIG, **{name: type(getattr(CONFIG, name))(-1)}))
 
 
+@pytest.mark.parametrize("beta", [1.5, math.inf, math.nan])
+def test_a_power_beyond_all_measure_is_refused(beta):
+    with pytest.raises(UserError, match=r"worldmodel\.beta must lie in \[0, 1\]; got"):
+        check(dataclasses.replace(CONFIG, beta=beta))
+
+
 def test_a_discount_of_anything_else_is_told_where_nothing_checks_types():
     config = dataclasses.replace(CONFIG)
     object.__setattr__(config, "discount_of", "arriving")  # past what checks types in tests alone
