@@ -38,7 +38,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     config = _unwritten(cls, planner or before)
     if planner and planner != before:  # what is written of one planner says nothing of another
         written = [(key, value) for key, value in written if not key.startswith("agent.planner")]
-    if file is not None and _is_of_run(Path(str(path)), file):  # which goes on as it began
+    if file is not None and _is_of_run(file):  # which goes on as it began
         written = [*(came_later(agent or DEFAULT_AGENT) | dict(written)).items()]
     if file is not None:
         config = parsing.parse(cls, _words(written, known, f"{file}: "), config, label=f"{file}: ")
@@ -50,10 +50,10 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     return parsing.parse(cls, given, config)
 
 
-def _is_of_run(path: Path, file: Path) -> bool:
-    """Whether a config was written by a run: it is asked for by its folder, or metrics lie beside it."""
+def _is_of_run(file: Path) -> bool:
+    """Whether a config was written by a run: it has the name of such a one, and metrics or saves lie beside it."""
     run = rundir.RunDir(file.parent)
-    return path.is_dir() or (file.name == run.config.name and run.metrics.is_file())
+    return file.name == run.config.name and (run.metrics.exists() or run.checkpoints.exists())
 
 
 def load_run(run_dir: str) -> Config[Any]:
@@ -62,7 +62,7 @@ def load_run(run_dir: str) -> Config[Any]:
     Raises:
         UserError: no run's folder; the sentence has the nearest one.
     """
-    return load(rundir.existing(Path(run_dir)).path)
+    return load(rundir.existing(Path(run_dir)).config)
 
 
 def config_type(agent: str, planner: str = NO_PLANNER, label: str = "") -> Any:

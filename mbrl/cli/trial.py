@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     if not folder.config.is_file():
         return mbrl(["train", experiment, *words, "--run_dir", run])
     for save in sorted((folder.path / ADOPTED).glob("[0-9]*")):
-        fork(save, folder, reader.load(folder.path, words))
+        fork(save, folder, reader.load(folder.config, words))
         shutil.rmtree(folder.path / ADOPTED)
     return mbrl(["train", run])
 

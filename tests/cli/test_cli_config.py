@@ -377,15 +377,14 @@ def test_a_run_saved_before_there_was_a_setting_is_read_as_what_it_did(tmp_path)
 
     for agent in ("mbpo", "pets"):
         run = folder(agent, ["agent.worldmodel.beta", "episode_limit"])
-        file = run / "config.yaml"
-        assert load(file).agent.worldmodel.beta == 0.5  # an experiment has the defaults
-        for config in (load(run), reader.load_run(str(run))):
+        copied = tmp_path / f"{agent}.yaml"
+        copied.write_text((run / "config.yaml").read_text())
+        assert load(copied).agent.worldmodel.beta == 0.5  # an experiment has the defaults
+        for config in (load(run), load(run / "config.yaml"), reader.load_run(str(run))):
             assert config.agent.worldmodel.beta == 0.0
             assert config.episode_limit is None
         assert load(run, {"agent.worldmodel.beta": 1.0}).agent.worldmodel.beta == 1.0
-        (run / "metrics.jsonl").write_text("")
-        assert load(file).agent.worldmodel.beta == 0.0  # now it is a run's
-        file.write_text(to_yaml(load(overrides={"agent": agent})))
+        (run / "config.yaml").write_text(to_yaml(load(overrides={"agent": agent})))
         assert load(run).agent.worldmodel.beta == 0.5
     run = folder("dreamer", ["agent.behaviour.lam"])  # which it always had
     assert load(run).agent.behaviour.lam == load().agent.behaviour.lam > 0

@@ -365,7 +365,8 @@ def test_a_member_that_takes_over_a_save_keeps_what_its_run_began_with(here, mon
     monkeypatch.setattr(fork, "fork", lambda save, _, config: forked.append((save.name, config)))
     written = yaml.safe_load(to_yaml(load(overrides={"agent": "mbpo", "seed": 1, "agent.optim.agc": 0.3})))
     del written["agent"]["worldmodel"]["beta"]  # it was begun before there was such a setting
-    (here / "run" / trial.ADOPTED / "000000000010").mkdir(parents=True)
+    for part in (trial.ADOPTED, "checkpoints"):
+        (here / "run" / part / "000000000010").mkdir(parents=True)
     (here / "run/config.yaml").write_text(yaml.safe_dump(written))
     assert trial_module.main(["run", "dmc/mbpo_cartpole_balance", "--agent.optim.learning_rate=0.5"]) == 0
     ((save, config),) = forked
