@@ -17,7 +17,7 @@ from mbrl.core.types import FIRST, MID
 from mbrl.worldmodels.ensemble import EnsembleConfig
 
 CONFIG = MBPOConfig(
-    worldmodel=EnsembleConfig(members=3, layers=1, units=6),
+    worldmodel=EnsembleConfig(members=3, layers=1, units=6, beta=0.0),
     behaviour=SoftActorCriticConfig(units=6, horizon=2, actor_layers=1, critic_layers=1),
     behaviour_updates=3,
     behaviour_steps=2,

@@ -25,7 +25,7 @@ from mbrl.worldmodels.ensemble import Arrival, Ensemble, EnsembleConfig
 PLANNER = ShootingConfig(
     "cem", samples=16, horizon=3, iterations=2, elites=4, policy_samples=0, weighting="alike", max_std=0.5
 )
-CONFIG = PETSConfig(worldmodel=EnsembleConfig(members=3, layers=1, units=6), planner=PLANNER, particles=6)
+CONFIG = PETSConfig(worldmodel=EnsembleConfig(members=3, layers=1, units=6, beta=0.0), planner=PLANNER, particles=6)
 AGENT = PETS(CONFIG, OBSERVATION, ACTION)
 GOLDEN = {"loss/observation": 11.6929216, "loss/reward": 1.5249810, "model/error": 1.0965006}
 
