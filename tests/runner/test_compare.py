@@ -74,11 +74,11 @@ def test_a_setting_that_one_config_lacks_is_unset(write):
 
 
 def test_a_run_from_before_there_was_a_setting_is_of_the_agent_that_leaves_it_as_it_was(write):
-    key, runs = "agent.behaviour.whiten", write("old", scores=[1.0])
-    runs = [*runs, *write("off", seed=1, scores=[2.0], **{key: False})]
-    assert [label for _, label in labels(runs)] == ["dreamer", "dreamer"]
-    runs += write("on", scores=[3.0], **{key: True})
-    assert [label for _, label in labels(runs)] == ["dreamer (whiten=false)"] * 2 + ["dreamer (whiten=true)"]
+    key, runs = "agent.behaviour.whiten", write("old", agent="mbpo", scores=[1.0])
+    runs = [*runs, *write("off", agent="mbpo", seed=1, scores=[2.0], **{key: False})]
+    assert [label for _, label in labels(runs)] == ["mbpo", "mbpo"]
+    runs += write("on", agent="mbpo", scores=[3.0], **{key: True})
+    assert [label for _, label in labels(runs)] == ["mbpo (whiten=false)"] * 2 + ["mbpo (whiten=true)"]
 
 
 def test_another_environment_setting_is_another_task(write):

@@ -151,10 +151,15 @@ def test_beta_weighs_the_gradients_by_the_deviation_and_leaves_the_losses(beta):
 def test_the_bounds_are_learned():
     # Their distance draws them together by its weight; a log-variance beyond them pushes them away.
     still = one_step([0.0] * 3, 0.0)
-    low = lambda log_variance: derive(told(MODEL, np.zeros((3, 4)), log_variance), still)["bounds"]["low"]
-    np.testing.assert_allclose(low(-2.0), [-0.01] * 4, atol=2e-3)
-    # Where nothing was wrong it would rather be surer.
-    np.testing.assert_allclose(low(-40.0), [0.5 - 0.01] * 4, atol=2e-3)
+
+    def low(log_variance, beta):
+        params, model = told(MODEL, np.zeros((3, 4)), log_variance), make(beta=beta)
+        return jax.grad(lambda params: model.loss(params, KEY, still)[0])(params)["bounds"]["low"]
+
+    np.testing.assert_allclose(low(-2.0, 0.0), [-0.01] * 4, atol=2e-3)
+    # Where nothing was wrong it would rather be surer, by as much as its deviation of e^-5 weighs.
+    np.testing.assert_allclose(low(-40.0, 0.0), [0.5 - 0.01] * 4, atol=2e-3)
+    np.testing.assert_allclose(low(-40.0, 0.5), [0.5 * math.exp(-5) - 0.01] * 4, atol=1e-4)
 
 
 def test_moments_scale_both_ways():
