@@ -40,9 +40,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--goal", type=float, default=950.0, help="mean return of an evaluation that counts as learned")
     parser.add_argument("--episodes", type=int, default=20, help="fresh episodes at the end")
     parser.add_argument("--out", type=Path, default=None, help="folder of the table; docs/results/<experiment>")
+    parser.add_argument("--warm", action="store_true",
+                        help="let seeds share what was compiled, so that their seconds are not alike")
     args, rest = parser.parse_known_args(argv)
+    if not args.warm:
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # each compiles for itself
     out = args.out or Path("docs/results") / Path(args.experiment).stem
-    runs = Path("runs") / f"bench-{Path(args.experiment).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    runs = Path("runs") / f"bench-{Path(args.experiment).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for seed in args.seeds:
@@ -106,9 +110,7 @@ def write(out: Path, rows: list[Row], goal: float, episodes: int, command: str) 
 def _mbrl(*words: str) -> subprocess.CompletedProcess[str]:
     """Run a command of mbrl's; what training says goes by, what evaluation says is kept."""
     kept = subprocess.PIPE if words[0] == "eval" else None
-    # Each seed compiles for itself, so that their seconds are alike.
-    alone = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    return subprocess.run([sys.executable, "-m", "mbrl", *words], stdout=kept, text=True, check=False, env=alone)
+    return subprocess.run([sys.executable, "-m", "mbrl", *words], stdout=kept, text=True, check=False)
 
 
 def _spread(row: Row) -> str:

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,20 @@ def test_the_table_keeps_failed_seeds(bench, tmp_path):
     assert "1 of 3 seeds end at 950 or more; 2 reached it" in text
     assert "`the command`" in text
     assert (tmp_path / "table.csv").read_text().splitlines()[3] == "2,train failed (1),,,,3.0"
+
+
+@pytest.mark.parametrize(("options", "cached"), [([], "false"), (["--warm"], None)])
+def test_seeds_compile_for_themselves_unless_asked(bench, options, cached, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "")  # so that it is set back afterwards
+    monkeypatch.delenv("JAX_ENABLE_COMPILATION_CACHE")
+    seen = []
+
+    def train(*args):
+        seed, rest = args[1], args[-1]
+        seen.append((seed, os.environ.get("JAX_ENABLE_COMPILATION_CACHE"), rest))
+        return bench.Row(seed, "done", 1.0, 0.0, None, 1.0)
+
+    monkeypatch.setattr(bench, "bench", train)
+    assert bench.main(["quickstart", "--seeds", "3", "5", *options, "--steps", "8"]) == 0
+    assert seen == [(3, cached, ["--steps", "8"]), (5, cached, ["--steps", "8"])]
