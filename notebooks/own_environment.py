@@ -64,9 +64,9 @@ print({name: sum(x.size for x in jax.tree.leaves(part)) for name, part in run.st
 print(run.state.replay.data.timestep.observation.shape, "is the replay: rows, environments, observation")
 
 # %% [markdown]
-# And dream: after five steps that it saw, the model goes on with the actions alone. The error over the twenty steps that
-# follow, beside the error of saying that nothing changes. Replayed sequences run on into the next episode, whose first
-# state nobody could foresee: from there on a sequence does not count.
+# And dream: after five steps that it saw, the model goes on with the actions alone. The error over the twenty steps
+# that follow, beside the error of saying that nothing changes. Replayed sequences run on into the next episode, whose
+# first state nobody could foresee: from there on a sequence does not count.
 
 # %%
 program, key = run.program, jax.random.key(0)

@@ -18,6 +18,7 @@ from mbrl.core.errors import UserError
 
 if TYPE_CHECKING:
     from mbrl.runner.compare import Run
+    from mbrl.runner.goals import Pace
     from mbrl.runner.reproduce import Job, Outcome
     from mbrl.runner.scores import Against, Row
     from mbrl.runner.suite import Suite
@@ -151,7 +152,7 @@ def _write_page(file: Path, suite: Suite, rows: Sequence[Row], runs: Sequence[Ru
 
 
 def _text(rows: Sequence[Row]) -> str:
-    """Return the table, and below it where the published scores are from and what happened to runs."""
+    """Return the table, below it the scores' sources and what happened to runs, and how soon goals were reached."""
     from mbrl.runner import reproduce_report as report
 
     table = tables.columns([report.COLUMNS, *report.cells(rows)], report.LEFT)
@@ -159,12 +160,28 @@ def _text(rows: Sequence[Row]) -> str:
     troubles = [
         f"failed: {run.path}, seed {run.seed}: {run.trouble}" for row in rows for run in row.runs if run.trouble
     ]
-    return "\n".join([*table, *sources, *troubles])
+    goals = report.goal_cells(rows)
+    soon = ["", *tables.columns([report.GOALS, *goals], {0, 1})] if goals else []
+    return "\n".join([*table, *sources, *troubles, *soon])
 
 
 def _numbers(suite: Suite, rows: Sequence[Row], notes: list[str]) -> dict[str, Any]:
     """Return what the JSON says; null stands for what there is not."""
-    return {"suite": suite.name, "rows": [_row(row) for row in rows], "notes": notes}
+    from mbrl.runner.goals import paces
+
+    found = {"suite": suite.name, "rows": [_row(row) for row in rows], "notes": notes}
+    return found | {"goals": [_pace(pace) for pace in paces(rows)]}
+
+
+def _pace(pace: Pace) -> dict[str, Any]:
+    return {
+        "task": pace.row.task.name,
+        "agent": pace.row.agent,
+        "goal": pace.goal,
+        "seeds": [one._asdict() for one in pace.arrivals],
+        "median_steps": pace.median,
+        "median_seconds": pace.seconds,
+    }
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def read(given: str) -> Suite:
 def _task(path: Path, name: str, given: Any, shared: Mapping[str, Any]) -> Task:
     place = f"{path}: tasks.{name}"
     own = fields.mapping(place, given)
-    fields.check_keys(place, own, ("env", "references", "bar", *_SHARED))
+    fields.check_keys(place, own, ("env", "references", "bar", "goal", *_SHARED))
     tree = {"seeds": 1, **shared, **own}
     references = tree.get("references") or []
     if not isinstance(references, list):
@@ -64,22 +64,31 @@ def _task(path: Path, name: str, given: Any, shared: Mapping[str, Any]) -> Task:
         name=name,
         env=fields.text(f"{place}.env", tree.get("env")),
         action_repeat=repeat,
-        steps=fields.whole(f"{place}.steps", tree.get("steps")),
+        steps=_steps(place, tree, agents),
         seeds=fields.whole(f"{place}.seeds", tree["seeds"]),
         agents=agents,
         references=tuple(_reference(f"{place}.references[{i}]", one) for i, one in enumerate(references)),
         bar=fields.number(f"{place}.bar", tree["bar"]) if "bar" in tree else None,
+        goal=fields.number(f"{place}.goal", tree["goal"]) if "goal" in tree else None,
     )
+
+
+def _steps(place: str, tree: Mapping[str, Any], agents: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return a task's env steps, which need not be said where each of its agents has its own."""
+    own = [setup["steps"] for setup in agents.values() if "steps" in setup]
+    if "steps" not in tree and len(own) == len(agents):
+        return max(own)
+    return fields.whole(f"{place}.steps", tree.get("steps"))
 
 
 def _agent(place: str, given: Any) -> Mapping[str, Any]:
     setup = fields.mapping(place, given)
-    fields.check_keys(place, setup, ("experiment", "settings"))
+    fields.check_keys(place, setup, ("experiment", "settings", "steps"))
     if "experiment" in setup:
         fields.text(f"{place}.experiment", setup["experiment"])
     if "settings" in setup:
         fields.mapping(f"{place}.settings", setup["settings"])
-    return setup
+    return {**setup, "steps": fields.whole(f"{place}.steps", setup["steps"])} if "steps" in setup else setup
 
 
 def _reference(place: str, given: Any) -> Reference:
@@ -100,7 +109,7 @@ def _reference(place: str, given: Any) -> Reference:
 def configs(
     suite: Suite, tasks: Collection[str], agents: Collection[str], budget: int | None
 ) -> list[tuple[Task, str, Config[Any]]]:
-    """Return what is run: each agent on each task, which has its action repeat then, and its config for any seed.
+    """Return what is run: each agent on each task, with the agent's own repeat and env steps, and its config.
 
     Args:
         suite: the suite.
@@ -113,11 +122,12 @@ def configs(
     """
     _check_choice("task", tasks, [task.name for task in suite.tasks], suite)
     _check_choice("agent", agents, [label for task in suite.tasks for label in task.agents], suite)
-    found = (
-        (task, label, _config(suite, task, label, task.steps if budget is None else budget))
+    chosen = (
+        (task._replace(steps=task.agents[label].get("steps", task.steps)), label)
         for task in suite.tasks if not tasks or task.name in tasks
         for label in task.agents if not agents or label in agents
     )
+    found = ((task, label, _config(suite, task, label, budget or task.steps)) for task, label in chosen)
     return [(task._replace(action_repeat=config.env.action_repeat), label, config) for task, label, config in found]
 
 

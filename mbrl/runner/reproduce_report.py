@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mbrl.runner.compare_report import number, spell
+from mbrl.runner.goals import Arrival, Pace, paces
 from mbrl.runner.scores import Against, Ours, Row
 from mbrl.runner.suite import Reference, Suite
 from mbrl.viz.report import Section
@@ -14,6 +15,7 @@ COLUMNS = (
     "bar", "seconds", "machine", "",
 )
 LEFT = frozenset({0, 1, 6, 9, 11, 12})  # names and remarks; the other columns are numbers
+GOALS = ("task", "agent", "goal", "env steps to it, each seed", "median", "times the first's", "seconds to it, median")
 _HOW = (
     "Ours is the interquartile mean over the seeds, at the env steps that stand beside it. A difference is ours minus "
     "the published score, and only given where both are of the same env steps; our evaluations come after whole "
@@ -21,11 +23,42 @@ _HOW = (
     "one of its iterations, or 5 %."
 )
 
+_SOON = (
+    "Env steps at a run's first evaluation whose mean return was the goal or more, so up to one interval between "
+    "evaluations too many. A seed that never came there, or is missing, counts in the median as one that takes forever."
+)
+
 
 def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the table, a row of ``COLUMNS`` for each published score that is shown."""
     sources = listed(rows)
     return [line for row in rows for line in _lines(row, sources)]
+
+
+def goal_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return how soon each agent came to its task's goal, a row of ``GOALS`` for each; none where no task has one."""
+    found, first = paces(rows), {}
+    for pace in found:
+        first.setdefault(pace.row.task.name, pace)
+    return [_goal_cells(pace, first[pace.row.task.name]) for pace in found]
+
+
+def _goal_cells(pace: Pace, first: Pace) -> tuple[str, ...]:
+    each = " · ".join(map(_arrival, pace.arrivals)) or "-"
+    middle, seconds, times = pace.median, pace.seconds, pace.times(first)
+    return (
+        pace.row.task.name,
+        pace.row.agent,
+        number(pace.goal),
+        each,
+        "-" if middle is None else f"{middle:,.0f}",
+        "-" if times is None or pace is first else f"{times:,.1f}",
+        "-" if seconds is None else f"{seconds:,.0f}",
+    )
+
+
+def _arrival(one: Arrival) -> str:
+    return f"not by {one.searched:,}" if one.steps is None else f"{one.steps:,}"
 
 
 def listed(rows: Sequence[Row]) -> list[str]:
@@ -47,8 +80,10 @@ def page_section(suite: Suite, rows: Sequence[Row]) -> list[Section]:
     """Return the sections of a page that hold a suite's rows against what is published."""
     table = (COLUMNS, *cells(rows))
     sources = tuple((f"[{place}]", source) for place, source in enumerate(listed(rows), 1))
+    goals = goal_cells(rows)
     return [
         Section(f"Suite {suite.name}, beside published scores", f"{suite.about} {_HOW}", table=table),
+        *([Section("How soon", _SOON, table=(GOALS, *goals))] if goals else []),
         *([Section("Sources of the published scores", table=(("", ""), *sources))] if sources else []),
     ]
 

@@ -22,11 +22,12 @@ class Task(NamedTuple):
     name: str
     env: str
     action_repeat: int | None  # None where the suite leaves it to each agent's experiment
-    steps: int  # the budget in env steps, at which the bar counts
+    steps: int  # the budget in env steps, at which the bar counts; an agent may have its own
     seeds: int  # how many: 0, 1, and so on
-    agents: Mapping[str, Mapping[str, Any]]  # by label: "experiment" and "settings", of which one may be missing
+    agents: Mapping[str, Mapping[str, Any]]  # by label: "experiment", "settings" and "steps", as far as they are given
     references: tuple[Reference, ...]
     bar: float | None  # the interquartile mean that passes
+    goal: float | None = None  # the mean return of an evaluation that counts as learned, to be told how soon that is
 
 
 class Suite(NamedTuple):

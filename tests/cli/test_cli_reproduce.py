@@ -65,6 +65,22 @@ def test_a_suite_from_nothing_to_its_table_and_page(here, capsys):
     assert "mean of 3 seeds; a paper" in page
 
 
+def test_how_soon_a_goal_was_reached(here, capsys):
+    (here / "toys.yaml").write_text(SUITE.replace("bar: 9.5", "goal: 9.5"))
+    words = ["reproduce", "toys.yaml"]
+    assert main([*words, "--json"]) == 0
+    out, _ = capsys.readouterr()
+    (pace,) = json.loads(out)["goals"]
+    assert (pace["task"], pace["agent"], pace["goal"], pace["median_steps"]) == ("reward", "toy", 9.5, 32)
+    assert [(one["seed"], one["steps"]) for one in pace["seeds"]] == [(0, 32), (1, 32)]
+    assert pace["median_seconds"] > 0
+    assert main([*words, "--html", "page.html"]) == 0
+    out, _ = capsys.readouterr()
+    last = out.splitlines()[-2].split()
+    assert last[:7] == ["reward", "toy", "9.50", "32", "·", "32", "32"]
+    assert "How soon" in (here / "page.html").read_text()
+
+
 def test_a_missed_bar_is_exit_code_1(here):
     (here / "toys.yaml").write_text(SUITE.replace("bar: 9.5", "bar: 10.5"))
     assert main(["reproduce", "toys.yaml", "--task", "reward", "--seeds", "1", "--json"]) == 1

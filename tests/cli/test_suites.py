@@ -105,6 +105,22 @@ def test_an_experiments_action_repeat_is_kept_or_the_suite_refused(suites_own, h
     assert (task.action_repeat, config.env.action_repeat) == (held, held)
 
 
+@pytest.mark.usefixtures("here")
+def test_an_agent_may_have_its_own_env_steps():
+    own = SMALL.replace("steps: 100k, bar", "goal: 950, steps: 100k, bar").replace(
+        "agents:\n  dreamer: {exp", "agents:\n  dreamer long: {experiment: quickstart, steps: 1M}\n  dreamer: {exp")
+    Path("small.yaml").write_text(own)
+    suite = suites.read("small.yaml")
+    assert [task.goal for task in suite.tasks] == [950, None]
+    found = suites.configs(suite, ("one",), (), None)
+    assert [(label, task.steps, config.steps) for task, label, config in found] == [
+        ("dreamer long", 1_000_000, 1_000_000), ("dreamer", 100_000, 100_000)]
+    assert [config.steps for _, _, config in suites.configs(suite, ("one",), (), 4096)] == [4096, 4096]
+
+    Path("small.yaml").write_text(own.replace("steps: 100k, ", "").replace("dreamer: {", "dreamer: {steps: 2k, "))
+    assert suites.read("small.yaml").tasks[0].steps == 1_000_000
+
+
 WRONG = {
     "no source": (", source: a paper", "", "tasks.one.references[0] has no source; say where the score stands"),
     "no score": ("score: 1, ", "", "references[0].score is missing, but must be a number"),
@@ -116,6 +132,8 @@ WRONG = {
     "an unknown key of an agent": ("{experiment:", "{experiments:", "unknown key 'experiments'; did you mean 'experim"),
     "no budget": ("steps: 100k, ", "", "tasks.one.steps is missing, but must be a whole number"),
     "a budget that is none": ("steps: 100k", "steps: 1.5", "tasks.one.steps is '1.5', but must be a whole number"),
+    "an agent's budget that is none": ("{experiment:", "{steps: soon, experiment:", "dreamer.steps is 'soon', but mus"),
+    "a goal that is none": ("bar: 1e1", "goal: high", "tasks.one.goal is 'high', but must be a number"),
     "no tasks": (SMALL[SMALL.index("tasks:") :], "tasks: {}", "tasks is '{}', but must be a mapping"),
     "another name": ("name: small", "name: smal", "name is 'smal', but a suite is called as its file: 'small'"),
     "an unknown environment": ("env: probe/cue", "env: probe/queue", "unknown environment 'probe/queue'; did you mean"),
