@@ -19,6 +19,7 @@ import numpy as np
 from mbrl.bench import timing
 from mbrl.bench.pieces import PIECES, Piece, Setting
 from mbrl.cli.bench import BenchArguments, setting
+from mbrl.core import heap
 
 VARIANTS = {"dynamics": "train_step_dynamics", "reinforce": "train_step"}
 
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--calls", type=int, default=15, help="at most, of each")
     parser.add_argument("--seconds", type=float, default=30.0, help="call no more after this long")
     args = parser.parse_args(argv)
-    timing.keep_freed_memory()
+    heap.keep_freed()
     shapes = Setting(setting(BenchArguments()))
     result: dict[str, Any] = {}
     for name, piece in VARIANTS.items():
