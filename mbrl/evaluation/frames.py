@@ -8,9 +8,9 @@ Values are shares of the observation's range (a colour's 0..255 and a binary ima
 are clipped to it. Bits are per dimension, that is per pixel and channel:
 
 - **binary images**: the Bernoulli cross-entropy of the predicted probability p, which is clipped to [1e-4, 1 - 1e-4].
-  The model's p is taken at its word. The baselines' frames are no probabilities; they become some by a + b x with the
-  two numbers that fit best, in hindsight, at each horizon (for a copy: how often what is on stays on, and what is
-  off comes on), which favours them.
+  The model's p is taken at its word. The baselines' frames are no probabilities; they become some by sigmoid(a + b x)
+  with the two numbers that cost the fewest bits, in hindsight, at each horizon (for a copy: how often what is on stays
+  on, and what is off comes on), which favours them.
 - **colours**: the discretised logistic of Salimans et al. 2017 (PixelCNN++, equation 2) around the prediction, mixed
   with the uniform distribution over the 256 values: most pixels are a background that is met exactly, and what moves
   over it is no tail of a logistic. The scale and the share of the mixture are fitted, in hindsight, for each predictor
@@ -38,6 +38,8 @@ from mbrl.evaluation.positions import Positions, PositionScore, distances, make_
 CLIP = 1e-4  # probabilities of binary images keep this distance from 0 and 1
 _SMALL = 32  # below as many pixels a side, similarity is measured in smaller windows
 _FITTED = 1 << 13  # pixels that the logistic's scale and the uniform share are fitted on, at most
+_LEVELS = 1000  # in which values in 0..1 are counted where probabilities are fitted to them
+_STEEPEST = 60.0  # of a logit over the values' deviation, and of its value at their mean
 _SCALES, _SHARES = (1 / 16, 256.0), (1e-6, 1.0)  # between which they lie; the scale in steps of the 256 values
 
 
@@ -173,7 +175,7 @@ def _score(
     alike = similarity(guess, real)[counted]
     guess, real = guess[counted], real[counted]
     if top == 1:
-        bits = binary_bits(guess if honest else _as_probability(guess, real), real)
+        bits = binary_bits(guess if honest else as_probability(guess, real), real)
     else:
         bits = colour_bits(guess * top, real * top)
     return bits, float(_squares(guess, real).mean()), float(alike.mean())
@@ -185,11 +187,25 @@ def binary_bits(p: Float[np.ndarray, "*N"], real: Float[np.ndarray, "*N"]) -> fl
     return float(-np.log2(np.clip(right, CLIP, 1 - CLIP)).mean(dtype=np.float64))
 
 
-def _as_probability(x: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Return a + b x with the a and b that have the least square error."""
-    centre, spread = x.mean(dtype=np.float64), x.var(dtype=np.float64)
-    slope = np.mean((x - centre) * real, dtype=np.float64) / spread if spread > 0 else 0.0
-    return real.mean(dtype=np.float64) + slope * (x - centre)
+def as_probability(x: Float[np.ndarray, "*N"], real: Float[np.ndarray, "*N"]) -> Float[np.ndarray, "*N"]:
+    """Return sigmoid(a + b x), ``x`` in 0..1, with the a and b that cost the fewest bits; NaN if any ``x`` is."""
+    if not np.isfinite(x).all():
+        return np.full_like(x, np.nan)
+    # Pixels of about the same value count together, so that a fit takes a moment.
+    level = np.round(x * _LEVELS).astype(int).ravel()
+    many, on = np.bincount(level), np.bincount(level, np.ravel(real))
+    centre, spread = x.mean(dtype=np.float64), x.std(dtype=np.float64) or 1.0
+    value = (np.arange(len(many)) / _LEVELS - centre) / spread
+
+    def cost(fit: np.ndarray) -> tuple[float, np.ndarray]:
+        logit = fit[0] + fit[1] * value
+        excess = many * expit(logit) - on
+        total = many @ np.logaddexp(0, logit) - on @ logit
+        return total / level.size, np.array([excess.sum(), excess @ value]) / level.size
+
+    bounds = [(-_STEEPEST, _STEEPEST)] * 2
+    a, b = minimize(cost, (0.0, 1.0), jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12}).x
+    return expit(a + b * (x - centre) / spread)
 
 
 def colour_bits(mean: Float[np.ndarray, "*N"], real: Float[np.ndarray, "*N"]) -> float:

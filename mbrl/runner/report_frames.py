@@ -105,8 +105,9 @@ def section(name: str, score: FrameScore, context: int) -> Section:
         f"The model has seen the episode so far, at least {context} frames of it, and then only the actions. Linear "
         "regression sees the last two frames and the same actions, and was fitted on other environments than it is "
         "judged on, where there are several. Bits are per pixel and channel: "
-        "of binary images the cross-entropy of the probability predicted; of colours under a logistic around the "
-        "prediction, mixed with a uniform share, both fitted to each predictor at each horizon. "
+        "of binary images the cross-entropy of the probability predicted, which for the two baselines is fitted in "
+        "hindsight; of colours under a logistic around the prediction, mixed with a uniform share, both fitted to each "
+        "predictor at each horizon. "
         f"{score.windows[0]} windows, of which {score.windows[-1]} last to the end.",
         _facts(score),
         tuple(pictures),

@@ -33,6 +33,31 @@ def test_bits_of_binary_images_by_hand():
     assert frames.binary_bits(1 - real, real) == pytest.approx(-np.log2(frames.CLIP))
 
 
+def entropy(p):
+    return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+
+
+def test_a_baselines_frames_cost_as_few_bits_as_two_numbers_can_make_them():
+    # Of 20 pixels that are on 15 stay on, of 80 that are off 4 come on.
+    x, real = np.repeat(np.float32([1, 1, 0, 0]), (15, 5, 4, 76)), np.repeat(np.float32([1, 0, 1, 0]), (15, 5, 4, 76))
+    likely = frames.as_probability(x, real)
+    np.testing.assert_allclose(likely[[0, -1]], [0.75, 0.05], atol=1e-4)
+    assert frames.binary_bits(likely, real) == pytest.approx(0.2 * entropy(0.75) + 0.8 * entropy(0.05), rel=1e-4)
+    # Where values in between are on once in 50, and 0 and 1 are met. A line through that would miss them all.
+    times = 300, 98, 2, 100
+    x, real = np.repeat(np.float32([0, 0.5, 0.5, 1]), times), np.repeat(np.float32([0, 0, 1, 1]), times)
+    found = frames.binary_bits(frames.as_probability(x, real), real)
+    assert found == pytest.approx(0.2 * entropy(0.02), abs=0.003)
+    assert frames.binary_bits(frames.as_probability(1 - x, real), real) == pytest.approx(found, abs=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
+def test_frames_of_one_value_have_the_probability_that_a_pixel_is_on(level):
+    x, real = np.full((1, 2, 4, 1), level, np.float32), np.eye(2, 4, dtype=np.float32)[None, ..., None]
+    np.testing.assert_allclose(frames.as_probability(x, real), np.full((1, 2, 4, 1), 0.25), atol=1e-4)
+    assert np.isnan(frames.as_probability(np.full(2, np.nan, np.float32), np.ones(2, np.float32))).all()
+
+
 def test_the_logistic_gives_256_values_all_of_its_mass():
     values = np.arange(256, dtype=np.float32)
     for mean, scale, share in ((0.0, 3.0, 0.0), (100.3, 20.0, 0.2), (255.0, 0.5, 0.01), (128.0, 90.0, 0.0)):
