@@ -250,6 +250,23 @@ def test_physics_are_set_in_python():
     assert 0.5 <= knobs.size <= 0.6
 
 
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"physics": Physics(density=0.0)}, "physics.density is 0.0, but must be above 0"),
+        ({"physics": Physics(friction=-1.0)}, "physics.friction is -1.0, but must be at least 0"),
+        ({"physics": Physics(gravity=np.nan)}, "physics.gravity is nan, but must be finite"),
+        ({"ranges": Ranges(size=(-0.5, 1.0))}, "an end of ranges.size is -0.5, but must be above 0"),
+        ({"ranges": Ranges(wind=(2.0, -2.0))}, "ranges.wind is from 2.0 to -2.0, but must begin with the smaller one"),
+    ],
+)
+def test_knobs_that_make_no_sense_are_told(knobs, sentence):
+    with pytest.raises(UserError) as error:
+        Boxes("bounce", **knobs)
+    assert str(error.value) == sentence
+    Boxes("bounce", physics=Physics(gravity=-1.0, friction=0.0), ranges=Ranges(wind=(1.0, 1.0), size=None))
+
+
 def test_a_reached_goal_ends_the_episode():
     env = variant("bounce", "object_goal")
     state, timestep = env.reset(jax.random.key(0))

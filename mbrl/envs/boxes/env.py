@@ -15,7 +15,7 @@ from mbrl.core.errors import UserError, unknown
 from mbrl.core.types import LAST, MID, PRNGKey, TimeStep, restart
 from mbrl.envs.boxes import render
 from mbrl.envs.boxes.engine import Motion, advance
-from mbrl.envs.boxes.knobs import Knobs, Physics, Ranges, draw, fixed
+from mbrl.envs.boxes.knobs import Knobs, Physics, Ranges, check, draw, fixed
 from mbrl.envs.boxes.model import build
 from mbrl.envs.boxes.scene import Body, World
 from mbrl.envs.boxes.start import Start
@@ -68,7 +68,7 @@ class Boxes:
         alike: names of bodies that no picture tells apart, those together that are alike.
 
     Raises:
-        UserError: when there is no such world, or it lacks what the goal is about.
+        UserError: when there is no such world, it lacks what the goal is about, or a knob makes no sense.
     """
 
     dt = 0.1
@@ -84,6 +84,7 @@ class Boxes:
     ) -> None:
         if isinstance(world, str) and world not in WORLDS:
             raise unknown("world", world, WORLDS)
+        check(physics, ranges)
         self.world = WORLDS[world]() if isinstance(world, str) else world
         self.goal, self.goal_image, self.physics, self.ranges = goal, goal_image, physics, ranges
         self.model = build(self.world)

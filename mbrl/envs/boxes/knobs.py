@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mbrl.core.errors import UserError
 from mbrl.core.types import PRNGKey
+
+_POSITIVE = ("density", "size")
+_ANY = ("gravity", "wind")  # a body may be pulled either way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,30 @@ class Knobs(NamedTuple):
     density: Float[Array, "*N"]
     restitution: Float[Array, "*N"]
     size: Float[Array, "*N"]
+
+
+def check(physics: Physics, ranges: Ranges | None) -> None:
+    """Check what the knobs are set to, or drawn from.
+
+    Raises:
+        UserError: no world has such a knob, or a range ends before it begins.
+    """
+    for name, value in dataclasses.asdict(physics).items():
+        _check_value(f"physics.{name}", name, value)
+    for name, bounds in dataclasses.asdict(ranges).items() if ranges else ():
+        for value in bounds or ():
+            _check_value(f"an end of ranges.{name}", name, value)
+        if bounds and not bounds[0] <= bounds[1]:
+            raise UserError(f"ranges.{name} is from {bounds[0]} to {bounds[1]}, but must begin with the smaller one")
+
+
+def _check_value(label: str, name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise UserError(f"{label} is {value}, but must be finite")
+    if name in _POSITIVE and value <= 0:
+        raise UserError(f"{label} is {value}, but must be above 0")
+    if name not in _ANY and value < 0:
+        raise UserError(f"{label} is {value}, but must be at least 0")
 
 
 def fixed(physics: Physics) -> Knobs:
