@@ -54,7 +54,8 @@ def run(argv: Sequence[str]) -> int:
         print(json.dumps(numbers))
         return 0
     mean, deviation, length = (numbers[key] for key in ("return_mean", "return_std", "length_mean"))
-    print(f"return {mean} ± {deviation} (mean ± deviation), length {length}, over {arguments.episodes} episodes")
+    told = f"return {mean} ± {deviation} (mean ± deviation), length {length} agent steps"
+    print(f"{told}, over {arguments.episodes} episodes")
     if "seeds" in numbers:
         print(f"of each seed: {', '.join(map(str, numbers['seeds']))}")
     return 0

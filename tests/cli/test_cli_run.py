@@ -47,7 +47,9 @@ def test_train_eval_report_and_run_again(here, capsys):
     assert list(result) == ["episodes", "return_mean", "return_std", "length_mean"]
     assert result["episodes"] == 3
     assert main(["eval", "runs/a", "--episodes", "3", "--seed=5"]) == 0
-    assert str(result["return_mean"]) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(result["return_mean"]) in said
+    assert f"length {result['length_mean']} agent steps, over 3 episodes" in said
 
     (here / "runs/a/report.html").unlink()
     assert main(["report", "runs/a"]) == 0
