@@ -44,7 +44,7 @@ class Found(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Print the tasks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("kind", choices=list(DREAMER_STEPS))
     parser.add_argument("tdmpc2", type=Path, help="clone of nicklashansen/tdmpc2")
     parser.add_argument("dreamerv3", type=Path, help="clone of danijar/dreamerv3")

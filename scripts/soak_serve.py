@@ -25,14 +25,14 @@ def say(line: str) -> None:
 def resident(pid: int) -> float:
     """Return a process's memory in MiB."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def start(run_dir: str, sessions: int) -> tuple[subprocess.Popen, str]:
     """Start a server on a free port and return it and its address, when it answers."""
     command = [sys.executable, "-m", "mbrl", "serve", run_dir, "--port", "0", "--max_sessions", str(sessions)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    for line in server.stdout:
+    for line in server.stdout or ():
         if found := re.search(r"serving on (\S+);", line):
             return server, found[1]
     raise SystemExit(f"the server ended with {server.wait()} before it answered")

@@ -12,7 +12,6 @@ import argparse
 import itertools
 import json
 import os
-import re
 import signal
 import statistics
 import subprocess
@@ -104,7 +103,7 @@ def used(pid: int) -> tuple[float, float]:
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     ticks = int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK"), int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+    return ticks / os.sysconf("SC_CLK_TCK"), int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def judge(samples: list[Sample]) -> dict[str, float]:
