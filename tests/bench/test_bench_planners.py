@@ -50,14 +50,19 @@ def test_noise_is_each_critics_own():
     assert abs(np.corrcoef(error)[np.triu_indices(control.CRITICS, 1)]).max() < 0.5
 
 
-@pytest.mark.parametrize("name", ["lqr", "lqr_noisy", "pendulum_noisy"])
-def test_the_soft_tree_needs_a_tenth_of_mppis_steps(name):
+@pytest.mark.parametrize(
+    ("name", "episodes", "steps", "seed"),
+    # Of the exact pendulum's episodes one in twenty has nearly all of the regret: a few of them say nothing.
+    [("lqr", 8, 10, 4), ("lqr_noisy", 8, 10, 4), ("pendulum", 128, 20, 7), ("pendulum_noisy", 8, 10, 4)],
+)
+def test_the_soft_tree_needs_a_tenth_of_mppis_steps(name, episodes, steps, seed):
     """Its regret with at most 922 model steps is below that of MPPI with 9,216."""
     known = planners.PROBLEMS[name]()
     tree, mppi = (make(planners.ROWS[row], known.problem) for row in ("soft_tree", "mppi_9216"))
     assert tree.steps <= 922
     assert mppi.steps == 9216 + 24 * 3
-    regret = lambda planner: jax.jit(lambda key: control.regret(known, planner, key, 8, 10))(jax.random.key(4))
+    run = lambda planner: jax.jit(lambda key: control.regret(known, planner, key, episodes, steps))
+    regret = lambda planner: run(planner)(jax.random.key(seed))
     assert regret(tree).mean() <= regret(mppi).mean()
 
 
