@@ -104,6 +104,19 @@ def test_losses_are_decayed_and_masked_by_hand():
     assert float(metrics["loss/policy"]) == pytest.approx(-np.expm1(1.0) * 4.25 / 9, rel=1e-4)
 
 
+def test_targets_go_by_slow_critics_in_what_was_seen_until_the_episode_ends():
+    """Sure of bin 1 where the feature is 0, as in what was unrolled, and of bin 2 where it is 1, as in what came."""
+    slow, fast = critics(1, 1), critics(3, 3)
+    kernel = slow["Dense_0"]["kernel"].at[:, 0, 12].set(200.0)
+    slow = {"Dense_0": slow["Dense_0"] | {"kernel": kernel}}
+    going = jnp.array([[1.0, 1, 0], [0, 1, 1]])
+    timestep = path().timestep._replace(reward=jnp.arange(6.0).reshape((2, 3)), discount=going)
+    told = path(weight=0.0)._replace(seen=jnp.ones((2, 3, 1)), timestep=timestep)
+    _, (_, metrics) = BEHAVIOUR.loss({"actor": STILL, "critic": fast}, slow, normalise.init(), KEY, told)
+    # Rewards are 2.5 on average, and four of six steps go on.
+    assert float(metrics["critic/target"]) == pytest.approx(2.5 + 0.5 * 4 / 6 * np.expm1(2.0), rel=1e-5)
+
+
 def test_the_policys_loss_reaches_neither_latents_nor_critics():
     behaviour = BEHAVIOUR
     params = jax.tree.map(lambda x: x + 0.1, behaviour.init(KEY))

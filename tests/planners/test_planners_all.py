@@ -10,7 +10,7 @@ import pytest
 from exact_problems import Table, line, noisy_line, planned
 
 from mbrl.agents.planning import forget
-from mbrl.agents.searching import Searcher
+from mbrl.agents.searching import NEVER, Searcher, Target
 from mbrl.bench import control
 from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, MID, TimeStep
@@ -136,6 +136,19 @@ def test_gradient_ascent_comes_back_from_either_bound(bounds):
         np.testing.assert_allclose(plan.action, best, atol=0.05 * (high - low), err_msg=f"from {begin}")
 
 
+def test_what_is_searched_again_comes_back_to_its_place():
+    """The best action tells where it was searched from: -0.95 s."""
+    searcher = Searcher(small("gradient", iterations=40), line(), 0.5)
+    latent = jnp.linspace(-0.9, 0.9, 15).reshape((5, 3, 1))
+    nothing = Target(jnp.zeros((5, 3, 2, 1)), jnp.zeros((5, 3, 2)), jnp.zeros((5, 3)), jnp.full((5, 3), NEVER))
+    found = jax.jit(searcher.renew)(None, jax.random.key(0), latent, nothing, jnp.int32(7))
+    again = np.asarray(found.known()) == 1
+    assert again.all(1).sum() == 2
+    assert again.sum() == 2 * 3
+    action = (found.weights[..., None] * found.candidates).sum(2)
+    np.testing.assert_allclose(action, np.where(again[..., None], -0.95 * latent, 0.0), atol=0.05)
+
+
 @pytest.mark.parametrize("refine", [0, 7])
 def test_a_soft_tree_explores_while_it_trains_refined_or_not(refine):
     searcher = Searcher(small("soft_tree", refine=refine), line(policy_std=0.5), 0.5)
@@ -207,7 +220,11 @@ def test_a_warm_start_is_never_worse_in_expectation(name):
         return control.regret(known, Keeping(), jax.random.key(1), 64, 6)
 
     warm, cold = np.asarray(regret(1.0)), np.asarray(regret(0.0))
-    assert warm.mean() <= cold.mean() + 2 * (warm - cold).std() / 8
+    error = (warm - cold).std() / 8
+    assert warm.mean() <= cold.mean() + 2 * error
+    assert (warm != cold).any()  # or nothing was begun with at all
+    if name in scarce:  # what is followed by gradient gains by it: 6 and 13 errors
+        assert warm.mean() < cold.mean() - 3 * error
 
 
 @pytest.mark.parametrize("name", ["random", "mctx", "soft_tree"])

@@ -221,7 +221,22 @@ def test_soft_weights_improve_on_the_prior(seed, temperature, shift, scale):
     np.testing.assert_allclose(scaled, soft, atol=1e-3)
 
 
-def test_the_tree_takes_each_edge_once_and_prefers_what_is_worth_more():
+def test_edges_are_drawn_without_replacement_in_proportion_to_their_soft_weight():
+    """Two children a and b with two candidates each, of which two are taken: both of a by q_a (q_a/2) / (1 - q_a/2)."""
+    config = SoftTreeConfig(rounds=2, width=2, candidates=2, refine=0, paths=1, horizon=2, temperature=1.0)
+    one, two = (SoftTree(dataclasses.replace(config, rounds=rounds), line()) for rounds in (1, 2))
+    noise = trees.draw(jax.random.key(2), two.shape, 4096, 1)
+    noise = noise._replace(action=jnp.broadcast_to(noise.action[:1], noise.action.shape))
+    start = jnp.full((4096, 1), 0.5)
+    soft = jax.jit(lambda s, noise: one.grow(None, s, noise))(start, noise).worth.log_soft
+    q = np.exp(np.asarray(soft[0, 1:]))
+    parent = jax.jit(lambda s, noise: two.grow(None, s, noise))(start, noise).nodes.edges.parent[:, 3:]
+    both = [float((parent == child).all(1).mean()) for child in (1, 2)]
+    assert abs(q[0] - q[1]) > 0.5
+    np.testing.assert_allclose(both, q * (q / 2) / (1 - q / 2), atol=0.03)
+
+
+def test_the_tree_takes_each_edge_once_and_passes_the_roots_weight_on():
     config = SoftTreeConfig(rounds=4, width=3, candidates=2, root_candidates=4, refine=0, horizon=4)
     planner = SoftTree(config, line())
     grown = jax.jit(lambda s, noise: planner.grow(None, s, noise))(
