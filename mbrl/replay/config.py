@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from mbrl.core.errors import UserError
 
@@ -20,6 +21,9 @@ class ReplayConfig:
     recent_fraction: float = 0.125
     """Share of each batch that ends at the newest step instead of being drawn uniformly; at most one per environment,
     since two would be the same."""
+    frames: Literal["device", "host"] = "device"
+    """Whose memory holds the frames (uint8 of rank 3 or more) of observations: `host` leaves an accelerator's to the
+    rest, and each batch then comes over the bus. No number of the training changes."""
 
 
 def check_sizes(config: ReplayConfig, num_envs: int) -> None:

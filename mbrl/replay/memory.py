@@ -11,6 +11,7 @@ import jax
 from jaxtyping import PyTree
 
 from mbrl.core.errors import UserError
+from mbrl.replay import frames
 from mbrl.replay.config import ReplayConfig, check_sizes
 
 # The replay may take this share of what is available; the model, its batches and the compiler need the rest.
@@ -34,7 +35,7 @@ def human(size: int | float) -> str:
 
 
 def bytes_needed(config: ReplayConfig, num_envs: int, step: PyTree) -> int:
-    """Return the bytes the ring's data takes on the device.
+    """Return the bytes the ring's data takes, wherever it lies.
 
     Args:
         config: the replay's config.
@@ -44,7 +45,12 @@ def bytes_needed(config: ReplayConfig, num_envs: int, step: PyTree) -> int:
     return config.capacity // num_envs * _step_bytes(step)
 
 
-def check(config: ReplayConfig, num_envs: int, step: PyTree, available: int) -> str:
+def host_needed(config: ReplayConfig, num_envs: int, step: PyTree) -> int:
+    """Return how many of ``bytes_needed`` lie in the host's memory, as the frames of ``replay.frames`` host do."""
+    return config.capacity // num_envs * _frame_bytes(config, step)
+
+
+def check(config: ReplayConfig, num_envs: int, step: PyTree, available: int, main: int | None = None) -> str:
     """Check the replay's numbers and that it fits, and return a line that says what it takes.
 
     Args:
@@ -52,19 +58,32 @@ def check(config: ReplayConfig, num_envs: int, step: PyTree, available: int) -> 
         num_envs: N, the environments that write side by side.
         step: one step of all of them, leaves ``[N, ...]``; ``jax.ShapeDtypeStruct`` will do.
         available: free bytes on the device, as ``available_bytes`` finds them.
+        main: free bytes of main memory, where the device has a memory of its own; None where the two are one.
 
     Raises:
-        UserError: the numbers do not fit each other, or the replay takes more than ``SHARE`` of ``available``; the
-            sentence then names the largest capacity that does not.
+        UserError: the numbers do not fit each other, or the replay takes more than ``SHARE`` of ``available``, or its
+            frames of ``main``; the sentence then names the largest capacity that does not.
     """
     check_sizes(config, num_envs)
-    needed = bytes_needed(config, num_envs, step)
-    allowed = int(SHARE * available)
+    row, framed = _step_bytes(step), _frame_bytes(config, step)
+    if not framed:
+        return f"replay: {config.capacity:,} steps in {_fits(config, num_envs, row, available, '')}"
+    if main is None:
+        line = _fits(config, num_envs, row, available, "")
+        return f"replay: {config.capacity:,} steps in {line}, {human(host_needed(config, num_envs, step))} of it frames"
+    rest = _fits(config, num_envs, row - framed, available, " on the device")
+    apart = _fits(config, num_envs, framed, main, " on the host")
+    return f"replay: {config.capacity:,} steps in {rest}, frames in {apart}"
+
+
+def _fits(config: ReplayConfig, num_envs: int, row: int, available: int, place: str) -> str:
+    """Return what rows of so many bytes take there; raises UserError where that is too much."""
+    needed, allowed = config.capacity // num_envs * row, int(SHARE * available)
     if needed <= allowed:
-        return f"replay: {config.capacity:,} steps in {human(needed)} of the {human(available)} available"
+        return f"{human(needed)} of the {human(available)} available{place}"
     raise UserError(
         f"replay.capacity {config.capacity} needs {human(needed)}, more than the {human(allowed)} it may take of the "
-        f"{human(available)} available; {_advice(config, num_envs, allowed // _step_bytes(step))}"
+        f"{human(available)} available{place}; {_advice(config, num_envs, allowed // row)}"
     )
 
 
@@ -120,6 +139,14 @@ def host_bytes(root: Path) -> int:
 
 def _step_bytes(step: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(step))
+
+
+def _frame_bytes(config: ReplayConfig, step: PyTree) -> int:
+    """Return the bytes of one step, of all environments, that lie in the host's memory."""
+    if config.frames == "device":
+        return 0
+    framed = jax.tree.map(lambda apart, leaf: _step_bytes(leaf) if apart else 0, frames.where(step), step)
+    return sum(jax.tree.leaves(framed))
 
 
 def _cgroup_bytes(root: Path) -> Iterator[int]:

@@ -1,4 +1,7 @@
-"""A replay ring on the device: a state and pure functions, part of the jitted training program."""
+"""A replay ring: a state and pure functions, part of the jitted training program.
+
+It lies on the device; its frames may lie in the host's memory (`frames.py`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from mbrl.core.types import PRNGKey, Sequence
+from mbrl.replay import frames
 from mbrl.replay.config import ReplayConfig, check_sizes
 
 
@@ -75,14 +79,31 @@ class Ring:
 
     def init(self, step: Sequence) -> RingState:
         """Return an empty ring for steps with the shapes and dtypes of ``step``, ``[N, ...]``."""
+        return self.settle(self.blank(step))
+
+    def blank(self, step: Sequence) -> RingState:
+        """Return what ``init`` does, but all of it on the device; only what it is replaced by need be computed."""
         data = jax.tree.map(lambda x: jnp.zeros((self.rows, *x.shape), x.dtype), step)
         return RingState(data, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
+    def settle(self, state: RingState, places: RingState | None = None) -> RingState:
+        """Return a ``blank`` ring, or those of several seeds, with the frames where the config says.
+
+        Args:
+            state: the ring, under ``jit``.
+            places: the sharding of each leaf; None for one device.
+        """
+        if self.config.frames == "device":
+            return state
+        move = lambda framed, leaf, *place: frames.zeros(leaf, *place) if framed else leaf
+        place = () if places is None else (places.data,)
+        return state._replace(data=jax.tree.map(move, self._framed(state.data), state.data, *place))
+
     def add(self, state: RingState, step: Sequence) -> RingState:
         """Write one step of all environments, ``[N, ...]``, over the oldest."""
-        data = jax.tree.map(
-            lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x, state.cursor, axis=0), state.data, step
-        )
+        put = lambda ring, x, cursor: jax.lax.dynamic_update_index_in_dim(ring, x, cursor, axis=0)
+        write = lambda framed, ring, x: (frames.write if framed else put)(ring, x, state.cursor)
+        data = jax.tree.map(write, self._framed(state.data), state.data, step)
         cursor = (state.cursor + 1) % self.rows
         return RingState(data, cursor, jnp.minimum(state.filled + 1, self.rows))
 
@@ -171,7 +192,13 @@ class Ring:
 
     def _gather(self, data: Sequence, address: Address) -> Sequence:
         rows = self._rows(address)
-        return jax.tree.map(lambda ring: ring.at[rows, self._own(ring, address)].get(mode="clip"), data)
+        gather = lambda ring: ring.at[rows, self._own(ring, address)].get(mode="clip")
+        slices = lambda ring: frames.read(ring, address.start, self._own(ring, address)[0], self.window)
+        return jax.tree.map(lambda framed, ring: (slices if framed else gather)(ring), self._framed(data), data)
+
+    def _framed(self, data: Sequence) -> Sequence:
+        """Return which leaves lie in the host's memory."""
+        return frames.where(data) if self.config.frames == "host" else jax.tree.map(lambda _: False, data)
 
     def _zeros(self, data: Sequence, address: Address) -> Sequence:
         shape = self.window, address.env.size

@@ -19,7 +19,7 @@ from mbrl.runner.config import Config, came_later, to_yaml
 from mbrl.runner.state import TrainState
 
 # What may change when a run goes on: it decides how long, how often and how much, but no number of the training.
-MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "fsdp", "evaluation.", "checkpoint.")
+MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "fsdp", "replay.frames", "evaluation.", "checkpoint.")
 
 # What agents that bring their own training loop make nothing of.
 NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults", "fsdp")
@@ -180,10 +180,15 @@ def check_memory(config: Config[Any], template: TrainState) -> str:
     mesh, on_cpu = devices.mesh(config), jax.default_backend() == "cpu"
     # The devices of a CPU share their memory.
     parts = 1 if mesh is None or on_cpu else mesh.size
-    line = memory.check(config.replay, config.num_envs, row, parts * memory.available_bytes())
-    # A save writes one more copy and reads it back; what is split, or on an accelerator, is brought together first.
+    main = memory.host_bytes(Path("/"))
+    line = memory.check(
+        config.replay, config.num_envs, row, parts * memory.available_bytes(), None if on_cpu else main
+    )
+    # A save writes one more copy and reads it back; what is split, or on an accelerator, is brought together first, as
+    # frames are that an accelerator has on the host.
     copies = 3 + (on_cpu and mesh is not None)
-    memory.check_saving(config.replay, config.num_envs, row, copies, memory.host_bytes(Path("/")))
+    frames = 0 if on_cpu else memory.host_needed(config.replay, config.num_envs, row)
+    memory.check_saving(config.replay, config.num_envs, row, copies, main - frames)
     return line
 
 
@@ -204,7 +209,8 @@ def check_same(saved: str, config: Config[Any]) -> None:
         if before != now.get(key) and not key.startswith(MAY_CHANGE):
             raise UserError(
                 f"the checkpoint was saved with {key} = {before}, not {now.get(key)}; a run goes on with its own "
-                f"config, of which only steps, max_faults, devices, fsdp, evaluation and checkpoint may change"
+                "config, of which only steps, max_faults, devices, fsdp, replay.frames, evaluation and checkpoint may "
+                "change"
             )
 
 

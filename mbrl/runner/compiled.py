@@ -16,6 +16,7 @@ class Footprint(NamedTuple):
 
     held: int  # its arguments, which are there before it runs
     peak: int  # arguments, results and temporaries at once, what is donated counted once
+    host: int = 0  # as ``peak``, what an accelerator has in the host's memory; a CPU counts it with the rest
 
 
 def footprint(compiled: Any) -> Footprint:
@@ -24,8 +25,8 @@ def footprint(compiled: Any) -> Footprint:
     size = lambda name: getattr(memory, f"{name}_size_in_bytes", 0)
     here = compiled.runtime_executable().local_devices()
     times = len(here) if here[0].platform == "cpu" else 1
-    held = times * size("argument")
-    return Footprint(held, held + times * (size("output") + size("temp") - size("alias")))
+    peak = lambda kind: size(f"{kind}argument") + size(f"{kind}output") + size(f"{kind}temp") - size(f"{kind}alias")
+    return Footprint(times * size("argument"), times * peak(""), times * peak("host_"))
 
 
 def options(level: int = 1) -> dict[str, Any]:

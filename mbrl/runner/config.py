@@ -26,7 +26,7 @@ class CheckpointConfig:
 
 
 # Settings that came later, of all agents and of some, and what a run does that was saved without them.
-_CAME_LATER: dict[str, Any] = {"episode_limit": None}
+_CAME_LATER: dict[str, Any] = {"episode_limit": None, "replay.frames": "device"}
 _CAME_LATER_TO = {
     "mbpo": {
         "agent.worldmodel.beta": 0.0,

@@ -21,6 +21,7 @@ from mbrl.core import parallel
 from mbrl.core.cores import cores
 from mbrl.core.errors import UserError
 from mbrl.core.rows import WIDTH
+from mbrl.replay import frames
 from mbrl.replay.ring import Address, RingState
 from mbrl.runner import fsdp
 from mbrl.runner.config import Config
@@ -73,8 +74,10 @@ def check_hosts(config: Config[Any]) -> None:
     """Check that a run on several hosts uses what all of them have.
 
     Raises:
-        UserError: it does not, or trains several seeds.
+        UserError: it does not, or trains several seeds, or has its frames in their main memory.
     """
+    if config.replay.frames == "host":
+        raise UserError("on several hosts replay.frames must be device, not host")
     present = jax.device_count()
     if config.devices not in {"all", present}:
         raise UserError(
@@ -116,6 +119,30 @@ def split(mesh: Mesh | None, config: Config[Any], init: Callable[[Any], Any]) ->
     if mesh is None or not config.fsdp:
         return None
     return fsdp.shares(jax.eval_shape(init, jax.random.key(0)), mesh.size)
+
+
+def places(mesh: Mesh | None, config: Config[Any], template: TrainState, split: Any = None) -> TrainState | None:
+    """Return the sharding of each leaf of the state, which says its memory too; None leaves all to JAX, on one device.
+
+    Args:
+        mesh: of ``mesh``.
+        config: the experiment.
+        template: the state's shapes.
+        split: how the agent's state is split, see ``fsdp``; None where all devices have all of it.
+    """
+    apart = config.replay.frames == "host"
+    if mesh is not None:
+        found = shardings(mesh, config, template, split)
+    elif apart:
+        alone = NamedSharding(Mesh(np.array(jax.local_devices()[:1]), (parallel.AXIS,)), _ALL)
+        found = jax.tree.map(lambda _: alone, template)
+    else:
+        return None
+    if not apart:
+        return found
+    move = lambda framed, place: place.with_memory_kind(frames.KIND) if framed else place
+    data = jax.tree.map(move, frames.where(template.replay.data), found.replay.data)
+    return found._replace(replay=found.replay._replace(data=data))
 
 
 def shardings(mesh: Mesh, config: Config[Any], template: TrainState, split: Any = None) -> TrainState:

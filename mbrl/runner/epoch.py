@@ -18,6 +18,7 @@ from mbrl.envs import make_vector
 from mbrl.envs.base import VectorEnvironment
 from mbrl.envs.dm import HostVectorEnv
 from mbrl.evaluation.exploitation import Gap
+from mbrl.replay import frames
 from mbrl.replay.ring import Address, Ring, RingState
 from mbrl.runner import devices, fsdp
 from mbrl.runner.compiled import options
@@ -42,7 +43,7 @@ class Program(NamedTuple):
     epoch: Callable[[TrainState], tuple[TrainState, Metrics]]
     # An agent's state as acting and judging need it, on every device: without what the optimiser has split.
     whole: Callable[[Any], Any] = lambda agent_state: agent_state
-    places: Any = None  # the sharding of each leaf of the state; None where the run uses one device
+    places: Any = None  # the sharding of each leaf of the state; None where all of it lies on one device
     gap: Gap | None = None  # how far the model is exploited, where that is to be logged
 
 
@@ -71,6 +72,8 @@ def make_program(config: Config) -> Program:
     agent = entry.make(config.agent, env.observation_spec, env.action_spec)
     # An epoch traces the update twice, for the metrics' shapes and for itself; jit remembers what it traced.
     agent = agent._replace(update=jax.jit(agent.update))
+    if config.replay.frames == "host":
+        frames.check(env.observation_spec, jax.local_devices()[0])
     ring = Ring(config.replay, config.num_envs)
     parts = (agent, env, ring)
     # Where the devices share what learns, an epoch's agent acts on all of it.
@@ -83,19 +86,24 @@ def make_program(config: Config) -> Program:
         config, lambda key: init_state(*parts, key), lambda state: epoch(*collecting_parts, config, refresh, state)
     )
     _, collecting = over_seeds(config, init, lambda state: prefill(*collecting_parts, config, state))
-    # None leaves the placing to jax: all on one device.
-    places = None if mesh is None else devices.shardings(mesh, config, jax.eval_shape(init, run_key(config)), split)
+    places = devices.places(mesh, config, jax.eval_shape(init, run_key(config)), split)
     jit = lambda function: jax.jit(
         devices.over_seeds(mesh, function), donate_argnums=0, in_shardings=(places,), out_shardings=(places, None)
     )
     return Program(
         *parts,
-        init=jax.jit(init, out_shardings=places, compiler_options=options(0)),
+        init=jax.jit(partial(_begin, init, ring, places), out_shardings=places, compiler_options=options(0)),
         prefill=jit(collecting),
         epoch=jit(learning),
         whole=whole,
         places=places,
     )
+
+
+def _begin(init: Callable[..., TrainState], ring: Ring, places: Any, key: PRNGKey | jax.Array) -> TrainState:
+    """Return the first state with the frames where they belong; what `vmap` made of a ring's zeros is not computed."""
+    state = init(key)
+    return state._replace(replay=ring.settle(state.replay, None if places is None else places.replay))
 
 
 def _check_host(config: Config, mesh: Any) -> None:
@@ -109,7 +117,10 @@ def _check_host(config: Config, mesh: Any) -> None:
 
 
 def init_state(agent: Agent, env: VectorEnvironment, ring: Ring, key: PRNGKey) -> TrainState:
-    """Draw the first state of a run. Jit it: buffers of an unjitted one may be shared, and then not be donated."""
+    """Draw the first state of a run, its ring not settled yet.
+
+    Jit it: buffers of an unjitted one may be shared, and then not be donated.
+    """
     agent_key, env_key, run_key = jax.random.split(key, 3)
     count = env.num_envs
     env_state, timestep = env.reset(env_key)
@@ -120,7 +131,7 @@ def init_state(agent: Agent, env: VectorEnvironment, ring: Ring, key: PRNGKey) -
     window = lambda x: jnp.zeros((ring.config.batch_length + 1, ring.config.batch_size, *x.shape[1:]), x.dtype)
     zero = jnp.int32(0)
     faults = Faults(zero, zero, jax.tree.map(window, step))
-    return TrainState(agent_state, collector, ring.init(step), zero, zero, faults, run_key)
+    return TrainState(agent_state, collector, ring.blank(step), zero, zero, faults, run_key)
 
 
 def step_example(agent: Agent, env: VectorEnvironment, agent_state: Any) -> Sequence:

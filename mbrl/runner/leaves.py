@@ -71,7 +71,7 @@ def from_host(template: PyTree, host: HostTree) -> PyTree:
     """Return the pytree of ``template``'s structure that ``host`` holds, in fresh device buffers that can be donated.
 
     Args:
-        template: arrays or ``jax.ShapeDtypeStruct``.
+        template: arrays or ``jax.ShapeDtypeStruct``; where they say another memory than the device's, that is taken.
         host: what ``to_host`` returned, perhaps read back from a disk.
 
     Raises:
@@ -84,8 +84,15 @@ def from_host(template: PyTree, host: HostTree) -> PyTree:
         impl = host.specs[name].impl
         leaf = array if impl is None else _key(name, array, impl)
         _same(name, _spec(leaf), _spec(want))
-        leaves.append(jnp.array(leaf))
+        leaves.append(_placed(leaf, getattr(want, "sharding", None)))
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _placed(leaf: Any, place: jax.sharding.Sharding | None) -> jax.Array:
+    """Return a leaf in a buffer of its own: by way of the device not even where it is to lie in another memory."""
+    if place is None or place.memory_kind in {None, "device"}:
+        return jnp.array(leaf)
+    return jax.device_put(leaf, place, may_alias=False)
 
 
 def _key(name: str, data: np.ndarray, impl: str) -> jax.Array:

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import jax
@@ -7,7 +8,7 @@ import pytest
 from mbrl.core.errors import UserError
 from mbrl.core.types import Sequence, TimeStep
 from mbrl.replay.config import ReplayConfig
-from mbrl.replay.memory import available_bytes, bytes_needed, check, host_bytes, human
+from mbrl.replay.memory import available_bytes, bytes_needed, check, host_bytes, host_needed, human
 from mbrl.replay.ring import Ring
 
 MIB = 2**20
@@ -54,6 +55,26 @@ def test_what_does_not_fit_is_refused_with_what_would():
         "replay.capacity 1000 needs 68.4 KiB, more than the 68.4 KiB it may take of the 85.4 KiB available; "
         "replay.capacity 998 would fit"
     )
+
+
+def test_frames_on_the_host_are_counted_apart():
+    # Of 70 bytes 48 are the image: 48,000 and 22,000 bytes, 46.9 and 21.5 KiB; 27,500 and 60,000 bytes are just enough.
+    apart = dataclasses.replace(config(1000), frames="host")
+    assert host_needed(apart, 2, step()) == 48_000
+    assert host_needed(config(1000), 2, step()) == 0
+    assert check(apart, 2, step(), 27_500, 60_000) == (
+        "replay: 1,000 steps in 21.5 KiB of the 26.9 KiB available on the device, frames in 46.9 KiB of the 58.6 KiB "
+        "available on the host"
+    )
+    # A CPU's memories are one.
+    assert check(apart, 2, step(), 87_500) == (
+        "replay: 1,000 steps in 68.4 KiB of the 85.4 KiB available, 46.9 KiB of it frames"
+    )
+    # One byte less: .8 · 27,499 = 21,999 are 499 rows of 44 bytes; .8 · 59,999 = 47,999 are 499 rows of 96.
+    with pytest.raises(UserError, match=r"available on the device; replay.capacity 998 would fit$"):
+        check(apart, 2, step(), 27_499, 60_000)
+    with pytest.raises(UserError, match=r"available on the host; replay.capacity 998 would fit$"):
+        check(apart, 2, step(), 27_500, 59_999)
 
 
 @pytest.mark.parametrize("available", [2_000, 10_001, 123_456])

@@ -19,6 +19,7 @@ from tiny_run import CONFIG
 
 import mbrl
 from mbrl.envs import make_vector
+from mbrl.envs.config import EnvConfig
 from mbrl.evaluation.rollout import make_evaluate
 from mbrl.replay.config import ReplayConfig
 from mbrl.runner import devices
@@ -174,4 +175,22 @@ def cores():
     }
 
 
-print(json.dumps({"rows": rows, "cores": cores, "fsdp": fsdp, "moves": moves, "seeds": seeds}[sys.argv[1]]()))
+def frames():
+    """Pictures on the host and on the devices: rows over eight of them, and eight seeds."""
+    found = {}
+    for name, more in {"rows": {}, "seeds": {"seeds": 8}}.items():
+        config = dataclasses.replace(LEARNER, env=EnvConfig(name="probe/sight"), devices=8, **more)
+        host = dataclasses.replace(config, replay=dataclasses.replace(config.replay, frames="host"))
+        (_, plain, _), (_, apart, _) = train(config, 3), train(host, 3)
+        pairs = zip(*(to_host(state).arrays.values() for state in (plain, apart)), strict=True)
+        place = apart.replay.data.timestep.observation.sharding
+        found[name] = {
+            "same": all(np.array_equal(x, y) for x, y in pairs),
+            "kind": place.memory_kind,
+            "devices": len(place.device_set),
+        }
+    return found
+
+
+FOUND = {"rows": rows, "cores": cores, "frames": frames, "fsdp": fsdp, "moves": moves, "seeds": seeds}
+print(json.dumps(FOUND[sys.argv[1]]()))

@@ -57,6 +57,11 @@ def test_rows_on_eight_devices_are_those_of_one():
     assert max(found["all_gathers"]) < np.prod(whole)
 
 
+def test_frames_on_the_host_are_those_on_eight_devices():
+    for found in on_eight("frames").values():
+        assert found == {"same": True, "kind": "pinned_host", "devices": 8}
+
+
 def test_a_model_split_over_eight_devices_learns_as_a_whole_one():
     found = on_eight("fsdp")
     assert_same_losses(found)
