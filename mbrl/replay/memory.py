@@ -87,7 +87,9 @@ def _fits(config: ReplayConfig, num_envs: int, row: int, available: int, place: 
     )
 
 
-def check_saving(config: ReplayConfig, num_envs: int, step: PyTree, copies: int, available: int) -> None:
+def check_saving(
+    config: ReplayConfig, num_envs: int, step: PyTree, copies: int, available: int, *, apart: bool = False
+) -> None:
     """Check that main memory has room for what a save needs.
 
     Args:
@@ -96,16 +98,19 @@ def check_saving(config: ReplayConfig, num_envs: int, step: PyTree, copies: int,
         step: one step of all of them, leaves ``[N, ...]``; ``jax.ShapeDtypeStruct`` will do.
         copies: how often main memory holds the replay while it is saved.
         available: free bytes of main memory.
+        apart: the device has a memory of its own, so that frames of ``replay.frames`` host are there once more.
 
     Raises:
         UserError: it has not; the sentence then names the largest capacity that can be saved.
     """
-    needed = copies * bytes_needed(config, num_envs, step)
+    framed = _frame_bytes(config, step) if apart else 0
+    row = copies * _step_bytes(step) + framed
+    needed = config.capacity // num_envs * row
     if needed > available:
+        often = f"{copies} times then" + (f", and its frames {copies + 1} times" if framed else "")
         raise UserError(
             f"replay.capacity {config.capacity} needs {human(needed)} of main memory while it is saved, which holds it "
-            f"{copies} times then, more than the {human(available)} available; "
-            f"{_advice(config, num_envs, available // (copies * _step_bytes(step)))}"
+            f"{often}, more than the {human(available)} available; {_advice(config, num_envs, available // row)}"
         )
 
 

@@ -187,8 +187,7 @@ def check_memory(config: Config[Any], template: TrainState) -> str:
     # A save writes one more copy and reads it back; what is split, or on an accelerator, is brought together first, as
     # frames are that an accelerator has on the host.
     copies = 3 + (on_cpu and mesh is not None)
-    frames = 0 if on_cpu else memory.host_needed(config.replay, config.num_envs, row)
-    memory.check_saving(config.replay, config.num_envs, row, copies, main - frames)
+    memory.check_saving(config.replay, config.num_envs, row, copies, main, apart=not on_cpu)
     return line
 
 

@@ -114,6 +114,10 @@ def _check_host(config: Config, mesh: Any) -> None:
                 f"environment {config.env.name!r} runs in Python, call by call, so {name} must be 1, not "
                 f"{getattr(config, name)}"
             )
+    if config.replay.frames == "host":  # a program that calls Python in order cannot place its results
+        raise UserError(
+            f"environment {config.env.name!r} runs in Python, call by call, so replay.frames must be device, not host"
+        )
 
 
 def init_state(agent: Agent, env: VectorEnvironment, ring: Ring, key: PRNGKey) -> TrainState:

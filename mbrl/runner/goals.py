@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mbrl.runner.compare import Run
+from mbrl.runner.iterations import last_of
 from mbrl.runner.loggers import read_metrics
 from mbrl.runner.rundir import RunDir
 from mbrl.runner.scores import Row
@@ -20,7 +21,7 @@ class Arrival(NamedTuple):
     seed: int
     steps: int | None  # env steps; None where it never was
     seconds: float | None  # of wall clock until then, compilation and evaluations included
-    searched: int  # env steps of its last evaluation, 0 without one
+    searched: int  # env steps of its last evaluation within the budget, 0 without one
 
 
 class Pace(NamedTuple):
@@ -49,24 +50,24 @@ class Pace(NamedTuple):
 def paces(rows: Sequence[Row]) -> list[Pace]:
     """Return the ways to their goals, for those rows whose task has one."""
     return [
-        Pace(row, row.task.goal, tuple(arrival(run, row.task.goal) for run in row.runs))
+        Pace(row, row.task.goal, tuple(arrival(run, row.task.goal, row.budget) for run in row.runs))
         for row in rows if row.task.goal is not None
     ]
 
 
-def arrival(run: Run, goal: float) -> Arrival:
-    """Return when a run was first evaluated at ``goal`` or above.
+def arrival(run: Run, goal: float, budget: int) -> Arrival:
+    """Return when a run was first evaluated at ``goal`` or above, within its budget of env steps.
 
     A run is evaluated now and then, so it may have been there up to one interval earlier.
     """
-    searched = int(run.steps[-1]) if run.steps.size else 0
-    there = run.returns >= goal
+    within = run.steps <= last_of(run.settings, budget)
+    known, there = run.steps[within], run.returns[within] >= goal
     if not there.any():
-        return Arrival(run.seed, None, None, searched)
-    steps = int(run.steps[np.argmax(there)])
+        return Arrival(run.seed, None, None, int(known[-1]) if known.size else 0)
+    steps = int(known[np.argmax(there)])
     rows = read_metrics(RunDir(run.path))
     seconds = math.fsum(row.get("time/epoch") or 0 for row in rows if (row["step"] or 0) <= steps)
-    return Arrival(run.seed, steps, seconds, searched)
+    return Arrival(run.seed, steps, seconds, int(known[-1]))
 
 
 def _median(found: Sequence[int | float | None], asked: int) -> float | None:

@@ -25,7 +25,9 @@ _HOW = (
 
 _SOON = (
     "Env steps at a run's first evaluation whose mean return was the goal or more, so up to one interval between "
-    "evaluations too many. A seed that never came there, or is missing, counts in the median as one that takes forever."
+    "evaluations too many. One lucky evaluation is enough, and who is evaluated more often, or over fewer episodes, "
+    "has more of them. A seed that never came there, or is missing, counts in the median as one that takes forever. "
+    "Later seeds find compiled what the first compiled, and a run that went on compiled twice: seconds differ by that."
 )
 
 
@@ -44,7 +46,8 @@ def goal_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _goal_cells(pace: Pace, first: Pace) -> tuple[str, ...]:
-    each = " · ".join(map(_arrival, pace.arrivals)) or "-"
+    missing = pace.row.seeds - len(pace.arrivals)
+    each = " · ".join([*map(_arrival, pace.arrivals), *([f"{missing} missing"] if missing else [])])
     middle, seconds, times = pace.median, pace.seconds, pace.times(first)
     return (
         pace.row.task.name,

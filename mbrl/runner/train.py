@@ -240,7 +240,7 @@ def _compiled(m: _Machine, name: str, state: TrainState) -> Epoch:
         heap.hand_back()  # the compiler had more than the run will need
         peak, free = memory.human(found.footprint.peak), memory.human(memory.available_bytes())
         host = f", and {memory.human(found.footprint.host)} of the host's memory" if found.footprint.host else ""
-        m.reporter.note(f"compiled {name} in {found.seconds:.0f} s; it takes {peak} at once, {free} are free{host}")
+        m.reporter.note(f"compiled {name} in {found.seconds:.0f} s; it takes {peak} at once{host}; {free} are free")
         m.compiled[name] = found
     return m.compiled[name].call
 

@@ -8,7 +8,7 @@ import pytest
 from mbrl.core.errors import UserError
 from mbrl.core.types import Sequence, TimeStep
 from mbrl.replay.config import ReplayConfig
-from mbrl.replay.memory import available_bytes, bytes_needed, check, host_bytes, host_needed, human
+from mbrl.replay.memory import available_bytes, bytes_needed, check, check_saving, host_bytes, host_needed, human
 from mbrl.replay.ring import Ring
 
 MIB = 2**20
@@ -75,6 +75,19 @@ def test_frames_on_the_host_are_counted_apart():
         check(apart, 2, step(), 27_499, 60_000)
     with pytest.raises(UserError, match=r"available on the host; replay.capacity 998 would fit$"):
         check(apart, 2, step(), 27_500, 59_999)
+
+
+@pytest.mark.parametrize(("apart", "row"), [(False, 3 * 140), (True, 3 * 140 + 96)])
+@pytest.mark.parametrize("available", [10_001, 123_456])
+def test_the_capacity_named_is_the_largest_that_can_be_saved(available, apart, row):
+    """Two environments' rows are 140 bytes, 96 of them frames, which lie in main memory all the time if apart."""
+    asked = dataclasses.replace(config(10**6), frames="host")
+    with pytest.raises(UserError) as error:
+        check_saving(asked, 2, step(), 3, available, apart=apart)
+    assert ("and its frames 4 times" in str(error.value)) == apart
+    fits = int(re.search(r"replay.capacity (\d+) would fit", str(error.value))[1])
+    assert fits == 2 * (available // row)
+    check_saving(dataclasses.replace(asked, capacity=fits), 2, step(), 3, available, apart=apart)
 
 
 @pytest.mark.parametrize("available", [2_000, 10_001, 123_456])

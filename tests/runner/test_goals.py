@@ -37,6 +37,12 @@ def test_the_first_evaluation_at_the_goal_counts_though_it_is_lost_again(tmp_pat
     assert (pace.median, pace.seconds) == (20, 14)
 
 
+def test_what_comes_after_the_budget_does_not_count(tmp_path):
+    runs = [run_of(tmp_path / "a", 0, 1, 1, 9), run_of(tmp_path / "b", 1, 1, 9, 9)]
+    (pace,) = goals.paces([judged(HILL, "quick", runs, 2, 20)])
+    assert [(one.steps, one.searched) for one in pace.arrivals] == [(None, 20), (20, 20)]
+
+
 @pytest.mark.parametrize(
     ("each", "seeds", "median"),
     [
@@ -59,6 +65,8 @@ def test_the_table_holds_agents_of_a_task_beside_its_first(tmp_path):
     never = row_of(tmp_path, "never", (1, 1), (), (2,))
     plain = row_of(tmp_path, "plain", (9,), task=HILL._replace(goal=None))
     assert goal_cells([plain]) == []
+    missing = row_of(tmp_path, "missing", (1, 5))
+    assert goal_cells([missing])[0][3:5] == ("20 · 2 missing", "-")
     assert goal_cells([quick, slow, plain, never]) == [
         ("hill", "quick", "5.00", "10 · 20 · 10", "10", "-", "7"),
         ("hill", "slow", "5.00", "30 · 20 · not by 30", "30", "3.0", "21"),

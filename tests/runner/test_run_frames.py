@@ -3,12 +3,15 @@
 import dataclasses
 import json
 
+import dm_env
 import jax
 import numpy as np
 import pytest
 import toy_learner
+from dm_env import specs
 
 from mbrl.core.errors import UserError
+from mbrl.envs import ENVS, HostEnv
 from mbrl.envs.config import EnvConfig
 from mbrl.runner import devices, restore
 from mbrl.runner.checks import check_memory
@@ -16,6 +19,25 @@ from mbrl.runner.epoch import make_program
 from mbrl.runner.leaves import to_host
 from mbrl.runner.seeds import in_turn, pick, run_key, side_by_side
 from mbrl.runner.train import template, train
+
+
+class Seen(dm_env.Environment):
+    """A picture in Python."""
+
+    def __init__(self, seed):
+        self._picture = np.full((4, 4, 3), seed % 256, np.uint8)
+
+    def reset(self):
+        return dm_env.restart(self._picture)
+
+    def step(self, action):
+        return dm_env.transition(float(action[0]), self._picture)
+
+    def observation_spec(self):
+        return specs.Array((4, 4, 3), np.uint8)
+
+    def action_spec(self):
+        return specs.BoundedArray((1,), np.float32, -1.0, 1.0)
 
 
 def config(frames, **changes):
@@ -76,7 +98,11 @@ def test_memory_is_told_apart(monkeypatch):
     assert "frames in 16.0 KiB of the" in check_memory(asked, template(make_program(asked), asked))
 
 
-def test_refused():
+def test_refused(monkeypatch):
+    monkeypatch.setitem(ENVS, "mine/seen", HostEnv(Seen))
+    said = "^environment 'mine/seen' runs in Python, call by call, so replay.frames must be device, not host$"
+    with pytest.raises(UserError, match=said):
+        make_program(dataclasses.replace(config("host"), env=EnvConfig(name="mine/seen")))
     with pytest.raises(UserError, match="nothing in the observation is a frame"):
         make_program(dataclasses.replace(config("host"), env=EnvConfig(name="probe/cue")))
     with pytest.raises(UserError, match=r"^on several hosts replay.frames must be device, not host$"):
