@@ -37,7 +37,8 @@ def test_config_is_resolved_and_runs_again(tmp_path):
         written = yaml.safe_load(run.config.read_text())
     assert written["run_dir"] == ""
     assert written["agent"]["rate"] == 1e-5
-    assert written["replay"] == {"capacity": 64, "batch_size": 2, "batch_length": 4, "recent_fraction": 0.125}
+    sizes = {"capacity": 64, "batch_size": 2, "batch_length": 4, "recent_fraction": 0.125}
+    assert written["replay"] == sizes | {"frames": "device"}
 
 
 def test_folder_with_content_is_refused_untouched(tmp_path):
