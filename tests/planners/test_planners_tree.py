@@ -127,6 +127,28 @@ def test_derivatives_through_the_growth():
         check_grads(jax.jit(grown), args, order=2, modes=["rev"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mix", [False, True])
+def test_derivatives_through_the_whole_search(mix):
+    """Growth, refinement and its guard, orders 1 and 2; no action touches its bounds, where derivatives go on as if
+    there were none.
+    """
+    base = line(going=lambda s: jnp.exp(-jnp.square(s) / 4), wide=50.0)
+
+    def step(params, key, latent, action):
+        return base.step(params, key, latent, params * action)
+
+    shape = SoftTreeConfig(rounds=2, width=3, candidates=3, horizon=2, paths=2, temperature=0.5, mix=mix)
+    planner = SoftTree(dataclasses.replace(shape, refine=2, through="unrolled"), base._replace(step=step))
+
+    def found(gain, s):
+        plan, _ = planner.plan(gain, jax.random.key(3), s, planner.initial(2))
+        return plan.value.sum() + plan.sequence.sum()
+
+    with jax.enable_x64(True):
+        args = jnp.float64(0.8), jnp.array([[0.3], [-0.9]])
+        check_grads(jax.jit(found), args, order=2, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-5)
+
+
 def test_the_unrolled_action_has_a_derivative():
     """The refined action of the line's LQR follows the state as its gain says: da/ds = -K."""
     problem = line(wide=50.0)
