@@ -35,6 +35,8 @@ from mbrl.worldmodels.base import Latent, WorldModel
 Proposal: TypeAlias = Squashed | TanhNormal | OneHot
 Cost: TypeAlias = Callable[[Latent, Array], Any]
 Carry: TypeAlias = PyTree
+# The return of a candidate of which the model says nothing finite; float32 can square it.
+WORST = -1e18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +273,14 @@ def branch(
 def worth(problem: Problem, params: Params, latent: Latent, like: Float[Array, "*N"]) -> Float[Array, "E *N"]:
     """Return what the critics expect from latents on, 0 where there is none."""
     return jnp.zeros_like(like)[None] if problem.value is None else problem.value(params, latent)
+
+
+def believed(returns: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """Return returns with those that are not finite, where a model ran away, as worse than any other.
+
+    A comparison with NaN never is true and a sort has it first: one bad candidate would be the plan.
+    """
+    return jnp.where(jnp.isfinite(returns), returns, WORST)
 
 
 def tiled(latent: Latent, count: int) -> Latent:

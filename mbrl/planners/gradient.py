@@ -19,6 +19,7 @@ from mbrl.planners.base import (
     Problem,
     Warm,
     batch_of,
+    believed,
     check,
     check_config,
     cold,
@@ -89,7 +90,8 @@ class GradientPlanner:
 
         def look(unit: Array) -> tuple[Array, Array]:
             returns, back = jax.vjp(lambda unit: roll(self.problem, params, keys, latent, actions(unit))[0], unit)
-            return returns, back(jnp.ones_like(returns))[0]
+            slope = back(jnp.ones_like(returns))[0]
+            return believed(returns), jnp.where(jnp.isfinite(slope), slope, 0.0)
 
         def body(at: tuple, _: None) -> tuple[tuple, None]:
             unit, slope, state, best, top = at

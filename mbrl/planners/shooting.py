@@ -27,6 +27,7 @@ from mbrl.planners.base import (
     Problem,
     Warm,
     batch_of,
+    believed,
     branch,
     check,
     check_config,
@@ -175,7 +176,7 @@ class Shooting:
         kept = 0 if config.uniform else config.kept
         drawn = self._draw(key, searched, config.samples - guided.shape[1] - kept)
         tried = jnp.concatenate([guided, searched.elite[:, :kept], drawn], 1)
-        returns, _ = roll(self.problem, params, keys, latent, tried)
+        returns = believed(roll(self.problem, params, keys, latent, tried)[0])
         if config.uniform:  # no distribution carries over what earlier iterations found: the best themselves do
             tried = jnp.concatenate([searched.elite, tried], 1)
             returns = jnp.concatenate([searched.returns, returns], 1)

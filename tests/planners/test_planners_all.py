@@ -77,6 +77,22 @@ def test_what_is_drawn_to_act_on_is_not_what_the_next_plan_begins_with():
     np.testing.assert_allclose(carry.sequence, carried.sequence, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["random", "cem", "icem", "mppi", "gradient"])
+def test_a_model_that_runs_away_misleads_nobody(name):
+    """Rightwards beyond .2 the reward is no number, or infinite: from -.6 the best way is not taken, a finite one is."""
+    good = line()
+    for bad in (jnp.nan, jnp.inf):
+        def step(params, key, latent, action, bad=bad):
+            arrival = good.step(params, key, latent, action)
+            return arrival._replace(reward=jnp.where(action[..., 0] > 0.2, bad, arrival.reward))
+
+        plan, carry = planned(make(small(name), good._replace(step=step)), STARTS)
+        assert all(np.isfinite(x).all() for x in (plan.action, plan.weights, plan.value, carry.sequence)), bad
+        assert (plan.candidates[jnp.arange(3), plan.weights.argmax(1)] <= 0.2).all(), bad
+        # The others go left, where nothing is wrong, as far as they would.
+        np.testing.assert_allclose(plan.action[1:, 0], -0.95 * STARTS[1:, 0], atol=0.12)
+
+
 def test_noise_of_gradient_ascent_is_on_the_action_alone():
     """What was found, and what the next plan begins with, is as it is without."""
     (plan, carry), (noisy, carried) = (planned(make(small("gradient", noise=x), line()), STARTS) for x in (0.0, 0.3))
