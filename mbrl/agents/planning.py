@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,8 @@ from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey, TimeStep
 from mbrl.planners import Planner, Problem, from_model
 from mbrl.planners.base import Arrival
+from mbrl.planners.mcts import MCTSConfig
+from mbrl.planners.soft_tree import SoftTreeConfig
 from mbrl.worldmodels.base import Latent
 from mbrl.worldmodels.ensemble import Ensemble
 from mbrl.worldmodels.latent_td import LatentTD
@@ -47,7 +50,7 @@ def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) 
 
     Args:
         agent: with a ``problem``.
-        config: of the planner, from ``PLANNERS``.
+        config: of the planner, from ``PLANNERS``; of discrete actions all are candidates, whatever it says.
         cost: see ``with_cost``.
 
     Raises:
@@ -61,7 +64,7 @@ def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) 
     if cost is not None and isinstance(config, planners.NoPlannerConfig):
         raise UserError("planner none looks at no cost: the policy acts as it learned to; take another planner")
     problem = agent.problem if cost is None else planners.with_cost(agent.problem, cost)
-    planner = planners.make(config, problem)
+    planner = planners.make(whole(config, problem), problem)
 
     def initial(batch_size: int) -> Planned:
         return Planned(agent.initial(batch_size), planner.initial(batch_size))
@@ -78,6 +81,15 @@ def with_planner(agent: Player, config: Any, cost: planners.Cost | None = None) 
         return ActOutput(plan.action, Planned(memory, following), output.context)
 
     return agent._replace(initial=initial, act=act)
+
+
+def whole(config: Any, problem: Problem) -> Any:
+    """Return a planner's config with all of a discrete action space as candidates, however many it says."""
+    count: dict[str, Any] = {"candidates": problem.actions}
+    if isinstance(config, SoftTreeConfig):
+        count |= {"width": problem.actions, "root_candidates": None}
+    searches = problem.discrete and isinstance(config, MCTSConfig | SoftTreeConfig)
+    return dataclasses.replace(config, **count) if searches else config
 
 
 def forget(planner: Planner, carry: PyTree, timestep: TimeStep) -> PyTree:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from mbrl import planners
 from mbrl.agents.base import AgentState, Mode
-from mbrl.agents.planning import forget
+from mbrl.agents.planning import forget, whole
 from mbrl.behaviours.base import Behaviour, rows_first
 from mbrl.core import parallel
 from mbrl.core.errors import UserError
@@ -51,15 +51,6 @@ class Target(NamedTuple):
     def age(self, updates: Int[Array, ""]) -> Float[Array, "*N"]:
         """Return how many updates ago the searches were made, where one was."""
         return (updates - self.searched).astype(jnp.float32)
-
-
-def whole(config: Any, problem: Problem) -> Any:
-    """Return a planner's config with all of a discrete action space as candidates, however many it says."""
-    count: dict[str, Any] = {"candidates": problem.actions}
-    if isinstance(config, SoftTreeConfig):
-        count |= {"width": problem.actions, "root_candidates": None}
-    searches = problem.discrete and isinstance(config, MCTSConfig | SoftTreeConfig)
-    return dataclasses.replace(config, **count) if searches else config
 
 
 def exploring(config: Any, problem: Problem) -> Any:

@@ -17,7 +17,7 @@ from mbrl.agents import parts
 from mbrl.agents.base import ActOutput, Agent, Diagnosis, Mode, UpdateOutput
 from mbrl.agents.diagnosis import diagnose
 from mbrl.agents.planning import action_value_problem, forget
-from mbrl.agents.searching import Memory, exploring
+from mbrl.agents.searching import Memory, exploring, settled
 from mbrl.behaviours.temporal_difference import Path, TemporalDifference, TemporalDifferenceConfig
 from mbrl.core import normalise, parallel
 from mbrl.core.errors import UserError, unknown
@@ -92,7 +92,7 @@ class TDMPC2:
         self.model = LatentTD(config.worldmodel, observation_spec, action_spec, config.precision)
         self.behaviour = TemporalDifference(config.behaviour, self.model, action_spec, config.precision)
         self.problem = action_value_problem(self.model, self.behaviour, self.behaviour.gamma)
-        named = {"train": exploring(config.planner, self.problem), "eval": config.planner}
+        named = {"train": exploring(config.planner, self.problem), "eval": settled(config.planner)}
         self.planners = {mode: planners.make(planner, self.problem) for mode, planner in named.items()}
         values, policy = make_optimiser(config.optim), make_optimiser(config.policy_optim)
         # Decoders have one of their own: in the others' norm, which is bounded, they would have a say after all.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mbrl.core.types import Params, PRNGKey
-from mbrl.planners.base import NoPlannerConfig, Plan, Problem, check, into_bounds, worth
+from mbrl.planners.base import NoPlannerConfig, Plan, Problem, check, into_bounds, proposed, worth
 from mbrl.worldmodels.base import Latent
 
 
@@ -31,7 +31,7 @@ class Alone:
         """Return the policy's mode in ``latent [B]`` (see ``Planner``)."""
         del key
         assert self.problem.policy is not None
-        mode = self.problem.policy(params, latent).mode()
+        mode = proposed(self.problem, params, latent).mode()
         action = mode if self.problem.discrete else into_bounds(self.problem, mode)
         zero = jnp.zeros_like(action[:, 0])
         value = worth(self.problem, params, latent, zero).mean(0)

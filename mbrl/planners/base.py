@@ -24,7 +24,7 @@ from typing import (
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from mbrl.core import parallel
 from mbrl.core.distributions import OneHot, Squashed, TanhNormal
@@ -163,24 +163,35 @@ def with_cost(problem: Problem, cost: Cost) -> Problem:
 
     Args:
         problem: any.
-        cost: ``(latent, action [A]) -> number`` of one latent and the action taken in it.
+        cost: ``(latent, action [A]) -> number`` of one latent that is arrived in, as rewards are, and of the action
+            that led there: what must not be entered costs already in the last step that is imagined.
 
     Raises:
-        UserError: when first traced, if it returns anything but one number.
+        UserError: when first traced, if it cannot be called so or returns anything but one real number.
     """
 
     def step(params: Params, key: PRNGKey, latent: Latent, action: Array) -> Arrival:
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (latent, action))
-        shape = getattr(jax.eval_shape(cost, *one), "shape", None)
-        if shape != ():
-            raise UserError(
-                "the cost must return one number for one latent and one action; it returned "
-                + ("something that is no array" if shape is None else f"an array of shape {shape}")
-            )
         arrival = problem.step(params, key, latent, action)
-        return arrival._replace(reward=arrival.reward - jax.vmap(cost)(latent, action))
+        _check_cost(cost, arrival.latent, action)
+        return arrival._replace(reward=arrival.reward - jax.vmap(cost)(arrival.latent, action))
 
     return problem._replace(step=step)
+
+
+def _check_cost(cost: Cost, latent: Latent, action: Array) -> None:
+    """Raise a UserError if a cost of rows of latents and actions is not one real number each."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (latent, action))
+    wanted = "the cost must return one number for one latent and one action; "
+    try:
+        found = jax.eval_shape(cost, *one)
+    except TypeError as error:  # of the call, or of what came back
+        raise UserError(f"{wanted}{str(error).splitlines()[0]}") from error
+    shape = getattr(found, "shape", None)
+    if shape != ():
+        what = "something that is no array" if shape is None else f"an array of shape {shape}"
+        raise UserError(f"{wanted}it returned {what}")
+    if jnp.issubdtype(found.dtype, jnp.complexfloating):
+        raise UserError(f"{wanted}it returned one of {found.dtype}")
 
 
 def check(planner: str, problem: Problem, *needs: str) -> None:
@@ -222,7 +233,7 @@ def check_config(planner: str, config: Any, least: Mapping[str, float | int], mo
         if get_origin(kind) is Literal and value not in get_args(kind):
             raise unknown(f"{name} of planner {planner}", str(value), get_args(kind))
         whole = kind is int or (kind == int | None and value is not None)
-        if whole and not isinstance(value, (int, np.integer)):
+        if whole and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
             raise UserError(f"planner {planner}: {name} must be a whole number; got {value}")
     for name in least:
         value, low, high = getattr(config, name), least[name], most.get(name, math.inf)
@@ -233,7 +244,10 @@ def check_config(planner: str, config: Any, least: Mapping[str, float | int], mo
 
 def bounds(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and the highest action, ``[A]`` each."""
-    low, high = (np.asarray(x, np.float32) for x in (problem.low, problem.high))
+    try:
+        low, high = (np.asarray(x, np.float32) for x in (problem.low, problem.high))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"action bounds must be numbers; they are {problem.low} and {problem.high}") from error
     shape = (problem.actions,)
     if low.shape not in {(), shape} or high.shape not in {(), shape}:
         raise UserError(f"action bounds must be numbers or one for each of {problem.actions} actions")
@@ -272,7 +286,24 @@ def branch(
 
 def worth(problem: Problem, params: Params, latent: Latent, like: Float[Array, "*N"]) -> Float[Array, "E *N"]:
     """Return what the critics expect from latents on, 0 where there is none."""
-    return jnp.zeros_like(like)[None] if problem.value is None else problem.value(params, latent)
+    if problem.value is None:
+        return jnp.zeros_like(like)[None]
+    value = problem.value(params, latent)
+    if jnp.ndim(value) != like.ndim + 1 or value.shape[1:] != like.shape:
+        raise UserError(
+            f"the value must be [E, {', '.join(map(str, like.shape))}], of E critics, for so many latents; it is "
+            f"{list(jnp.shape(value))}"
+        )
+    return value
+
+
+def proposed(problem: Problem, params: Params, latent: Latent) -> Proposal:
+    """Return the policy in latents; raises UserError for what is no distribution of actions."""
+    assert problem.policy is not None
+    policy = problem.policy(params, latent)
+    if not isinstance(policy, Squashed | TanhNormal | OneHot):
+        raise UserError(f"the policy must return a Squashed, a TanhNormal or a OneHot; it is {type(policy).__name__}")
+    return policy
 
 
 def believed(returns: Float[Array, "*N"]) -> Float[Array, "*N"]:
@@ -281,6 +312,12 @@ def believed(returns: Float[Array, "*N"]) -> Float[Array, "*N"]:
     A comparison with NaN never is true and a sort has it first: one bad candidate would be the plan.
     """
     return jnp.where(jnp.isfinite(returns), returns, WORST)
+
+
+def chosen(known: Bool[Array, "*N"], new: Any, old: Any) -> Any:
+    """Return arrays ``[*N, ...]``, the new ones where ``known``, else the old ones."""
+    wide = lambda x: known.reshape(known.shape + (1,) * (x.ndim - known.ndim))
+    return jax.tree.map(lambda x, y: jnp.where(wide(x), x, y), new, old)
 
 
 def tiled(latent: Latent, count: int) -> Latent:

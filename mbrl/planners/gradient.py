@@ -66,7 +66,7 @@ class GradientPlanner:
         """
         check("gradient", problem, "continuous")
         least = {"starts": 1, "horizon": 1, "iterations": 1, "rate": 0, "std": 0, "noise": 0}
-        check_config("gradient", config, least, {"horizon": 1000})
+        check_config("gradient", config, least, {"starts": 4096, "horizon": 1000, "iterations": 10_000})
         self.config, self.problem = config, problem
         self.centre, self.half = middle(problem)
 

@@ -21,7 +21,19 @@ from mbrl.core.distributions import OneHot
 from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey
 from mbrl.planners import tree as trees
-from mbrl.planners.base import Plan, Problem, check, check_config, into_bounds, moments, normal, worth
+from mbrl.planners.base import (
+    Plan,
+    Problem,
+    believed,
+    check,
+    check_config,
+    chosen,
+    into_bounds,
+    moments,
+    normal,
+    proposed,
+    worth,
+)
 from mbrl.worldmodels.base import Latent
 
 mctx: Any = _mctx  # its dataclasses, made by chex, look without fields to a type checker
@@ -63,7 +75,8 @@ class MCTS:
         check("mctx", problem, "policy", "value")
         least = {"simulations": 1, "candidates": 1, "considered": 1, "wide_share": 0, "wide": 1, "gumbel": 0,
                  "least_range": 0}
-        check_config("mctx", config, least, {"wide_share": 1, "candidates": 4096})
+        most = {"simulations": 10_000, "candidates": 4096, "considered": 4096, "wide_share": 1}
+        check_config("mctx", config, least, most)
         if problem.discrete and config.candidates != problem.actions:
             raise UserError(
                 f"planner mctx takes all of a discrete action space: candidates must be {problem.actions}; got "
@@ -112,19 +125,21 @@ class MCTS:
         step_key, look_key = jax.random.split(key)
         arrival = self.problem.step(params, step_key, latent, _pick(candidates, action))
         following, logits, value = self._look(params, look_key, arrival.latent)
+        # Where the model ran away nothing follows: all that led there is as bad, and the search goes elsewhere.
+        reward, discount = arrival.reward, self.problem.discount * arrival.going
+        known = jnp.isfinite(reward) & jnp.isfinite(discount) & jnp.isfinite(value)
         output = mctx.RecurrentFnOutput(
-            reward=arrival.reward,
-            discount=self.problem.discount * arrival.going,
-            prior_logits=logits,
-            value=value,
+            reward=believed(jnp.where(known, reward, jnp.nan)),
+            discount=jnp.where(known, discount, 0.0),
+            prior_logits=jnp.where(known[:, None], logits, 0.0),
+            value=jnp.where(known, value, 0.0),
         )
-        return output, (arrival.latent, following)
+        return output, chosen(known, (arrival.latent, following), embedding)
 
     def _look(self, params: Params, key: PRNGKey, latent: Latent) -> tuple[Array, Array, Array]:
         """Return candidates ``[B, K, A]``, their prior's logits ``[B, K]`` and the critics' mean ``[B]``."""
         problem, count = self.problem, self.config.candidates
-        assert problem.policy is not None
-        policy = problem.policy(params, latent)
+        policy = proposed(problem, params, latent)
         batch = policy.mode().shape[0]
         value = worth(problem, params, latent, policy.mode()[:, 0]).mean(0)
         if isinstance(policy, OneHot):

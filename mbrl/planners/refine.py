@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from mbrl.core.types import Params
 from mbrl.planners import tree as trees
-from mbrl.planners.base import Problem, Warm, branch, held, take, tiled, worth
+from mbrl.planners.base import Problem, Warm, believed, branch, chosen, held, proposed, take, tiled, worth
 from mbrl.planners.tree import Grown
 from mbrl.planners.tree_backup import NEVER
 from mbrl.worldmodels.base import Latent
@@ -85,6 +85,7 @@ def follow(
     paths: Paths,
     u: Float[Array, "H B S A"],
     mix: bool,
+    bounded: Callable[[Problem, Array], Array] = held,
 ) -> Followed:
     """Go along paths from ``latent [B]`` with delta = sigma u inside each action's squash.
 
@@ -96,16 +97,21 @@ def follow(
         paths: where to go.
         u: what is refined.
         mix: as in ``backup``: on a path that makes Q the mean of the 1- to H-step returns.
+        bounded: how actions are kept within bounds: ``held``, so that a slope leads back from beyond them, or
+            ``into_bounds``, whose derivative is that of what is done.
     """
     start = tiled(latent, u.shape[2])
     zero = jnp.zeros_like(u[0, ..., 0])
 
     def body(at: tuple, inputs: tuple) -> tuple[tuple, tuple]:
         (latent, total, weight), (key, paths, u) = at, inputs
-        assert problem.policy is not None
-        pushed = trees.push(problem.policy(params, latent), paths.eps, paths.given, paths.planned, u)
-        action = held(problem, pushed)
+        policy = proposed(problem, params, latent)
+        pushed = trees.push(problem, policy, paths.eps, paths.given, paths.planned, u)
+        action = bounded(problem, pushed)
         arrival = branch(problem, params, key, latent, action)
+        # Where the model runs away the path is worth nothing more, and stays where it was to be drawn.
+        known = jnp.isfinite(arrival.reward) & jnp.isfinite(arrival.going)
+        arrival = arrival._replace(latent=chosen(known, arrival.latent, latent))
         total, weight = total + weight * arrival.reward, weight * problem.discount * arrival.going
         stay = worth(problem, params, arrival.latent, total) if mix else zero[None]
         return (arrival.latent, total, weight), (action, arrival.latent, total[None] + weight[None] * stay)
@@ -113,7 +119,7 @@ def follow(
     last, (actions, latents, returns) = jax.lax.scan(body, (start, zero, zero + 1), (keys, paths, u))
     edge = returns.mean(0) if mix else last[1][None] + last[2][None] * worth(problem, params, last[0], zero)
     along = jax.tree.map(lambda x, y: jnp.concatenate([x[:, :, None], jnp.moveaxis(y, 0, 2)], 2), start, latents)
-    return Followed(jnp.moveaxis(actions, 0, 2), along, edge)
+    return Followed(jnp.moveaxis(actions, 0, 2), along, believed(edge))
 
 
 def climb(
@@ -132,7 +138,8 @@ def climb(
 
     def look(u: Array) -> tuple[Array, Array]:
         worth, back = jax.vjp(value, u)
-        return worth, back(jnp.ones_like(worth))[0]
+        slope = back(jnp.ones_like(worth))[0]
+        return worth, jnp.where(jnp.isfinite(slope), slope, 0.0)
 
     def body(at: Climb, _: None) -> tuple[Climb, None]:
         u = jnp.clip(at.u + at.length[None, ..., None] * at.slope, -trust, trust)

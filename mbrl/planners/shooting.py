@@ -23,6 +23,7 @@ from mbrl.core.errors import UserError
 from mbrl.core.types import Params, PRNGKey
 from mbrl.planners import tree as trees
 from mbrl.planners.base import (
+    WORST,
     Plan,
     Problem,
     Warm,
@@ -36,11 +37,13 @@ from mbrl.planners.base import (
     middle,
     moments,
     normal,
+    proposed,
     shifted,
     take,
     tiled,
     worth,
 )
+from mbrl.planners.tree_backup import NEVER
 from mbrl.worldmodels.base import Latent
 
 
@@ -183,7 +186,9 @@ class Shooting:
         best, which = jax.lax.top_k(returns, config.elites)
         elite = take(tried, which)
         sharpness = config.temperature if config.weighting == "softmax" else 0.0
-        weights = jax.nn.softmax(sharpness * (best - best[:, :1]), -1)
+        # Of fewer candidates with a finite return than elites, the rest count nothing.
+        logits = jnp.where(best > WORST, sharpness * (best - best[:, :1]), NEVER)
+        weights = jax.nn.softmax(logits, -1)
         each = weights[..., None, None]
         mean = (each * elite).sum(1)
         std = jnp.sqrt((each * jnp.square(elite - mean[:, None])).sum(1))
@@ -215,8 +220,8 @@ class Shooting:
 
         def body(latent: Latent, inputs: tuple) -> tuple[Latent, Array]:
             key, eps = inputs
-            assert problem.policy is not None
-            action = into_bounds(problem, trees.act(problem.policy(params, latent), eps, jnp.zeros(eps.shape[:2], int)))
+            policy = proposed(problem, params, latent)
+            action = into_bounds(problem, trees.act(policy, eps, jnp.zeros(eps.shape[:2], int)))
             return branch(problem, params, key, latent, action).latent, action
 
         _, actions = jax.lax.scan(body, tiled(latent, count), (keys, jnp.swapaxes(eps, 0, 1)))
@@ -274,7 +279,8 @@ def colouring(horizon: int, colour: float) -> np.ndarray:
 def _check(config: ShootingConfig, problem: Problem) -> None:
     least = {"samples": 1, "horizon": 1, "iterations": 1, "elites": 1, "policy_samples": 0, "temperature": 0,
              "min_std": 0, "colour": 0, "kept": 0}
-    check_config(config.name, config, least, {"horizon": 1000, "colour": 10})
+    most = {"samples": 100_000, "iterations": 1000, "horizon": 1000, "colour": 10}
+    check_config(config.name, config, least, most)
     if problem.discrete and config.noise:
         raise UserError(f"planner {config.name}: noise must be false, for noise on a discrete action makes no sense")
     if problem.discrete and (config.policy_samples or config.kept or config.choose == "mean"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -135,12 +136,12 @@ class SoftTree:
         paths = best_paths(jax.tree.map(stop, grown), config.paths, config.rounds, warm)
         hidden: Any = stop if config.through == "value" else lambda x: x
         seen, root = hidden((params, latent))
-        go = lambda params, latent, u: follow(self.problem, params, keys, latent, paths, u, config.mix)
-        look = lambda u: lower(go(seen, root, u).edge, config.pessimism)
+        go = partial(follow, self.problem, mix=config.mix)
+        look = lambda u: lower(go(seen, keys, root, paths, u).edge, config.pessimism)
         u = climb(look, jnp.zeros_like(paths.eps), self.refine, config.step, config.trust, config.guard)
-        followed = go(params, latent, hidden(u))
+        followed = go(params, keys, latent, paths, hidden(u), bounded=into_bounds)
         heat = grown.temperature[:, None]
-        log_q = jax.nn.log_softmax(lower(followed.edge, config.pessimism) / heat)
+        log_q = _log_shares(lower(followed.edge, config.pessimism), heat)
         price = heat * (log_q + math.log(config.paths))
         soft = (jnp.exp(log_q)[None] * (followed.edge - price[None])).sum(-1)
         below = config.paths * config.horizon
@@ -150,7 +151,7 @@ class SoftTree:
     def _refined(self, grown: Grown, followed: Followed, value: Float[Array, "B"]) -> tuple[Plan, Warm]:
         """Return the plan that refined paths amount to."""
         q = lower(followed.edge, self.config.pessimism)
-        weights = jax.nn.softmax(q / grown.temperature[:, None])
+        weights = jnp.exp(_log_shares(q, grown.temperature[:, None]))
         taken = into_bounds(self.problem, followed.action)
         if self.config.choose == "mean":
             sequence = (weights[..., None, None] * taken).sum(1)
@@ -176,7 +177,8 @@ class SoftTree:
         last = 1 + config.width if self.shape.root == config.width else None
         child = ((edges.parent == 0) & edges.present)[:, 1:last]
         log_soft = jnp.where(child, worth.log_soft[:, 1:last], 2 * NEVER)
-        weights = jnp.where(child, jnp.exp(log_soft), 0.0)
+        # Where no candidate is known, for the model ran away from all, none is better than another.
+        weights = jnp.where(child.any(1, keepdims=True), jnp.where(child, jnp.exp(log_soft), 0.0), 1 / child.shape[1])
         candidates = into_bounds(self.problem, grown.nodes.action[:, 1:last])
         sequence, known = trees.best_path(grown.nodes, worth.log_soft, config.rounds)
         sequence = into_bounds(self.problem, sequence) * known[..., None]
@@ -198,6 +200,14 @@ class SoftTree:
         return plan, shifted(pad(sequence), pad(known))
 
 
+def _log_shares(q: Float[Array, "B S"], heat: Float[Array, "B 1"]) -> Float[Array, "B S"]:
+    """Return log softmax(q / heat); differences are divided, not values, whose rounding would then have to cancel."""
+    return jax.nn.log_softmax((q - stop(q.max(1, keepdims=True))) / heat)
+
+
+_MOST_ROOT = 4096  # candidates of the root
+
+
 def _root(config: SoftTreeConfig) -> int:
     """Return the number of the root's candidates."""
     return max(config.width, config.candidates) if config.root_candidates is None else config.root_candidates
@@ -206,13 +216,14 @@ def _root(config: SoftTreeConfig) -> int:
 def _check(config: SoftTreeConfig, problem: Problem) -> None:
     least: dict[str, float | int] = dict.fromkeys(("rounds", "width", "candidates", "paths"), 1)
     least |= dict.fromkeys(("pessimism", "refine", "step", "trust"), 0) | {"horizon": config.rounds}
-    check_config("soft_tree", config, least, {"rounds": 64, "width": 4096, "candidates": 4096, "horizon": 1000})
+    most = {"rounds": 64, "width": 4096, "candidates": 4096, "horizon": 1000, "refine": 1000}
+    check_config("soft_tree", config, least, most)
     if not 0 < config.temperature < float("inf"):
         raise UserError(f"planner soft_tree: temperature must be above 0 and finite; got {config.temperature}")
-    if config.root_candidates is not None and config.root_candidates < config.width:
+    if config.root_candidates is not None and not config.width <= config.root_candidates <= _MOST_ROOT:
         raise UserError(
-            f"planner soft_tree: root_candidates must be at least width ({config.width}), for the first round takes so "
-            f"many; got {config.root_candidates}"
+            f"planner soft_tree: root_candidates must be between width ({config.width}), for the first round takes so "
+            f"many, and {_MOST_ROOT}; got {config.root_candidates}"
         )
     if config.depth is not None and config.depth < 1:
         raise UserError(f"planner soft_tree: depth must be at least 1; got {config.depth}")

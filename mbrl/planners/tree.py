@@ -19,7 +19,21 @@ from jaxtyping import Array, Bool, Float, Int
 from mbrl.core import parallel
 from mbrl.core.distributions import OneHot, Squashed, TanhNormal
 from mbrl.core.types import Params, PRNGKey
-from mbrl.planners.base import Problem, Proposal, Warm, batch_of, branch, held, normal, take, worth
+from mbrl.planners.base import (
+    Arrival,
+    Problem,
+    Proposal,
+    Warm,
+    batch_of,
+    branch,
+    chosen,
+    held,
+    into_bounds,
+    normal,
+    proposed,
+    take,
+    worth,
+)
 from mbrl.planners.tree_backup import NEVER, Edges, Worth, backup, lower
 from mbrl.worldmodels.base import Latent
 
@@ -145,10 +159,9 @@ def best_path(tree: Nodes, log_soft: Float[Array, "B N"], rounds: int) -> tuple[
 
 def _sprout(problem: Problem, params: Params, latent: Latent) -> Nodes:
     """Return the tree of a root alone."""
-    assert problem.policy is not None
     root = jax.tree.map(lambda x: x[:, None], latent)
     whole = jnp.zeros((batch_of(latent), 1), jnp.int32)
-    policy = problem.policy(params, root)
+    policy = proposed(problem, params, root)
     zero = jnp.zeros_like(policy.mode()[..., 0])
     action = jnp.zeros_like(policy.mode())
     edges = Edges(whole - 1, whole == 0, zero, zero, zero + 1, worth(problem, params, root, zero))
@@ -224,14 +237,19 @@ def _expand(
         eps = jnp.where(planned[..., None], _eps_of(proposal, take(warm.sequence, at)), eps)
     action = held(problem, act(proposal, eps, slot))
     number = (nodes.slot.shape[1] - 1) // slot.shape[1]
-    arrival = branch(problem, params, noise.keys[number], take(nodes.latent, parent), action)
+    here = take(nodes.latent, parent)
+    arrival = branch(problem, params, noise.keys[number], here, action)
     log_weight = _log_weight(proposal, noise, slot)
     value = worth(problem, params, arrival.latent, arrival.reward)
+    # A step of which the model says nothing finite is not in the tree; what is left of it can harm nothing.
+    known = jnp.isfinite(arrival.reward) & jnp.isfinite(arrival.going) & jnp.isfinite(value).all(0)
+    present, latent = present & known, chosen(known, arrival.latent, here)
+    arrival = Arrival(latent, *chosen(known, arrival[1:], (jnp.zeros_like(arrival.reward),) * 2))
+    value = jnp.where(known, value, 0.0)
     edges = Edges(parent, present, log_weight, arrival.reward, arrival.going, value)
     policy = nodes.policy
     if not last:
-        assert problem.policy is not None
-        policy = _joined(policy, problem.policy(params, arrival.latent), 1)
+        policy = _joined(policy, proposed(problem, params, arrival.latent), 1)
     joined = jax.tree.map(lambda old, new: jnp.concatenate([old, new], -1), nodes.edges, edges)
     latent, grown_action, eps = _joined((nodes.latent, nodes.action, nodes.eps), (arrival.latent, action, eps), 1)
     old = nodes.slot, nodes.depth, nodes.planned
@@ -247,16 +265,21 @@ def act(proposal: Proposal, eps: Float[Array, "B M A"], slot: Int[Array, "B M"])
 
 
 def push(
+    problem: Problem,
     proposal: Proposal,
     eps: Float[Array, "B M A"],
     given: Float[Array, "B M A"],
     planned: Bool[Array, "B M"],
     u: Float[Array, "B M A"],
 ) -> Float[Array, "B M A"]:
-    """Return squash(mu + sigma (eps + u)), or squash(squash^-1(given) + sigma u) where that was planned."""
+    """Return squash(mu + sigma (eps + u)), or squash(squash^-1(given) + sigma u) where that was planned.
+
+    What was drawn beyond the bounds begins on them, for on the way back to them a step would gain nothing.
+    """
     assert not isinstance(proposal, OneHot)
-    start = jnp.where(planned[..., None], _inside(proposal, given), proposal.loc + proposal.scale * eps)
-    inner = start + proposal.scale * u
+    drawn = proposal.loc + proposal.scale * eps
+    drawn = into_bounds(problem, drawn) if isinstance(proposal, Squashed) else drawn
+    inner = jnp.where(planned[..., None], _inside(proposal, given), drawn) + proposal.scale * u
     return jnp.tanh(inner) if isinstance(proposal, TanhNormal) else inner
 
 
@@ -296,7 +319,7 @@ def _scaled(shape: Shape, nodes: Nodes, discount: float) -> Float[Array, "B"]:
         return jnp.full(edges.reward.shape[0], shape.temperature, edges.reward.dtype)
     q = lower(edges.reward[None] + discount * edges.going[None] * edges.value, shape.pessimism)
     child = ((edges.parent == 0) & edges.present).astype(q.dtype)
-    share = child / child.sum(1, keepdims=True)
+    share = child / jnp.maximum(child.sum(1, keepdims=True), 1.0)
     variance = (share * jnp.square(q - (share * q).sum(1, keepdims=True))).sum(1)
     size = (share * jnp.square(jax.lax.stop_gradient(q))).sum(1)
     return shape.temperature * jnp.sqrt(variance + 1e-12 + _LEAST_SPREAD**2 * size)

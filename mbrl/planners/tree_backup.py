@@ -100,12 +100,17 @@ def _soft(
     pessimism: float,
 ) -> tuple[Float[Array, "E B P"], Float[Array, "B C"]]:
     """Return V_soft of P parents by each critic, and log q of C nodes, of which ``child`` says whose they are."""
+    heat, low = temperature[:, None], lower(edge, pessimism)[:, None]
     total = _log_sum(child, log_weight[:, None])
-    logits = (log_weight + lower(edge, pessimism) / temperature[:, None])[:, None]
+    # From the best child of each parent on, so that what is divided by tau are differences and not values: beside those
+    # float32 would have no digits left for the weights.
+    top = stop(jnp.where(child, low, NEVER).max(-1))
+    top = jnp.where(top > NEVER / 2, top, 0.0)
+    logits = log_weight[:, None] + (low - top[..., None]) / heat[..., None]
     each = _log_sum(child, logits)
     share = jnp.where(child, logits - each[..., None], 0.0)
     if edge.shape[0] == 1:  # the same in fewer terms, so that no large ones have to cancel in the derivative
-        return (temperature[:, None] * (each - total))[None], share.sum(1)
+        return (top + heat * (each - total))[None], share.sum(1)
     soft = jnp.where(child, jnp.exp(share), 0.0)
     price = jnp.where(child, share - log_weight[:, None] + total[..., None], 0.0)
     kept = edge[:, :, None] - temperature[None, :, None, None] * price[None]

@@ -182,7 +182,7 @@ def test_diagnosis(state):
         ({"target_rate": -1.0}, r"agent.target_rate must lie in \[0, 1\]; got -1.0"),
         ({"worldmodel": MuZeroModelConfig(bins=2)}, "worldmodel.bins must be odd"),
         ({"behaviour": PolicyValueConfig(lam=2.0)}, r"behaviour.lam must lie in \[0, 1\]"),
-        ({"mctx": MCTSConfig(simulations=0)}, "planner mctx: simulations must be at least 1; got 0"),
+        ({"mctx": MCTSConfig(simulations=0)}, "planner mctx: simulations must be between 1 and 10000; got 0"),
     ],
 )
 def test_bad_configs_are_refused_in_a_sentence(changes, sentence):

@@ -1,5 +1,6 @@
 """Problems of which the answer is known, and what the planners' tests share."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbrl.core.distributions import OneHot, Squashed
+from mbrl.planners import PLANNERS
 from mbrl.planners.base import Arrival, Problem
+
+SMALL = {
+    "random": {"samples": 256, "horizon": 2, "elites": 8},
+    "cem": {"samples": 64, "horizon": 2, "elites": 8},
+    "icem": {"samples": 64, "horizon": 3, "elites": 8, "kept": 2},
+    "mppi": {"samples": 64, "horizon": 2, "elites": 16, "policy_samples": 4},
+    "gradient": {"starts": 2, "horizon": 2},
+    "mctx": {"simulations": 16, "candidates": 8, "considered": 8},
+    "soft_tree": {"width": 4, "candidates": 4, "paths": 2, "horizon": 3},
+}
+STARTS = jnp.array([[-0.6], [0.2], [0.5]])
 
 
 def line(policy_std=0.3, value=lambda s: -2.0 * s**2, discount=0.9, going=lambda s: jnp.ones_like(s), wide=1.0):
@@ -80,3 +93,7 @@ def planned(planner, latent, key=0, params=None, carry=None):
 @functools.cache
 def _compiled(planner):
     return jax.jit(planner.plan)
+
+
+def small(name, **fields):
+    return dataclasses.replace(PLANNERS[name].config, **(SMALL[name] | fields))

@@ -165,6 +165,19 @@ def test_the_unrolled_action_has_a_derivative():
     np.testing.assert_allclose((value, slope[0]), (-gain * 0.4, -gain), atol=1e-4)
 
 
+def test_the_values_derivative_where_a_bound_binds():
+    """Held at a tenth the best actions do not move with the state, and the value's slope is that of the two ways."""
+    config = SoftTreeConfig(horizon=2, refine=30, trust=50.0, mix=False, paths=1, width=2, candidates=2)
+    value = lambda s, planner: planner.plan(None, jax.random.key(0), s, planner.initial(2))[0].value.sum()
+    for through in ("value", "unrolled"):
+        planner = SoftTree(dataclasses.replace(config, through=through), line(wide=0.1, policy_std=1.0))
+        with jax.enable_x64(True):
+            slope = jax.jit(jax.grad(value), static_argnums=1)(jnp.array([[0.8], [-0.5]]), planner)
+        # V = -(s - .1)² - .9 ((s - .2)² + .9 · 2 (s - .2)²) less what the actions cost, for a positive s.
+        by_hand = [-2 * 0.7 - 0.9 * 2.8 * 2 * 0.6, 2 * 0.4 + 0.9 * 2.8 * 2 * 0.3]
+        np.testing.assert_allclose(slope[:, 0], by_hand, rtol=1e-6)
+
+
 def test_a_backup_worked_by_hand():
     """Root with two children, the first with one of its own."""
     row = lambda *x: jnp.array([x], jnp.float32)
@@ -178,6 +191,18 @@ def test_a_backup_worked_by_hand():
     np.testing.assert_allclose(worth.edge[0, 0, 1:], [q1, q2, q3], rtol=1e-6)
     np.testing.assert_allclose(worth.value[0, 0, 0], (10 + 3 * soft) / 4, rtol=1e-6)
     np.testing.assert_allclose(np.exp(worth.log_soft[0, 1]), 1 / (1 + np.exp((q2 - q1) / 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("critics", [1, 2])
+def test_weights_sum_to_one_however_large_the_values(critics):
+    """Tau is 0.5 beside values of ten million; Q of the three are as many, 1 less and 3 less."""
+    row = lambda *x: jnp.array([x], jnp.float32)
+    edges = Edges(jnp.array([[-1, 0, 0, 0]]), jnp.ones((1, 4), bool), row(0, 0, 0, 0), row(0, 1e7, 1e7 - 1, 1e7 - 3),
+                  row(1, 1, 1, 1), jnp.zeros((critics, 1, 4)))
+    worth = backup(edges, (1, 3), 1.0, jnp.array([0.5]), False, 0.0)
+    weights = np.exp(np.array([0.0, -1.0, -3.0]) / 0.5)
+    np.testing.assert_allclose(jnp.exp(worth.log_soft[0, 1:]), weights / weights.sum(), rtol=1e-6)
+    np.testing.assert_allclose(worth.value[:, 0, 0], 1e7, rtol=1e-6)
 
 
 def test_critics_share_one_choice():
