@@ -22,6 +22,8 @@ from dm_env import specs
 import mbrl
 from mbrl.core.types import MID, TimeStep, restart
 from mbrl.envs import ENVS
+from mbrl.planners import PLANNERS, make
+from mbrl.viz import plans
 
 
 # %%
@@ -83,3 +85,17 @@ def mean_error(predicted):
 
 print("dreamt", np.round(mean_error(diagnosis.open_loop_observation["state"]), 3))
 print("copied", np.round(mean_error(truth[4]), 3))
+
+# %% [markdown]
+# Look before acting: MPPI plans in what was learned, and the model says what the states that it imagined look like.
+
+# %%
+params, memory = run.state.agent.params, program.agent.initial(config.num_envs)
+timestep = program.env.reset(key)[1]
+seen = program.agent.act(run.state.agent, key, memory, timestep, "eval").carry
+planner = make(PLANNERS["mppi"].config, program.agent.problem)
+plan, _ = jax.jit(planner.plan)(params, key, seen.latent, planner.initial(config.num_envs))
+imagined = program.agent.problem.look(params, plan.fan)["state"][0]
+picture = plans.fan(imagined, plan.weights[0], plan.candidates[0], plan.action[0], ("place", "speed"))
+(folder / "plan.png").write_bytes(picture)
+print("at", timestep.observation[0], "it would push", plan.action[0], "and expects to come to", imagined[0, -1])

@@ -7,6 +7,7 @@ environments, K candidates, H horizon, A action, E critics, M nodes side by side
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import (
@@ -67,6 +68,7 @@ class Problem(NamedTuple):
         value: ``(params, latent [*N]) -> [E, *N]``, what E critics (E may be 1) expect from there on, or None.
         low, high: bounds of every action, or ``[A]`` of each.
         discrete: whether actions are one-hot.
+        look: ``(params, latent [*N]) -> {name: [*N, ...]}``, what latents look like, for pictures of a plan, or None.
     """
 
     step: Callable[[Params, PRNGKey, Latent, Array], Arrival]
@@ -77,6 +79,7 @@ class Problem(NamedTuple):
     low: float | Sequence[float] = -1.0
     high: float | Sequence[float] = 1.0
     discrete: bool = False
+    look: Callable[[Params, Latent], dict[str, Array]] | None = None
 
 
 class Plan(NamedTuple):
@@ -155,7 +158,10 @@ def from_model(
         prediction = model.predict(params["model"], after)
         return Arrival(after, prediction.reward.mean(), prediction.discount.mean())
 
-    return Problem(step, actions, discount, policy, value, discrete=discrete)
+    def look(params: Params, latent: Latent) -> dict[str, Array]:
+        return {name: head.mean() for name, head in model.predict(params["model"], latent).observation.items()}
+
+    return Problem(step, actions, discount, policy, value, discrete=discrete, look=look)
 
 
 def with_cost(problem: Problem, cost: Cost) -> Problem:
@@ -307,11 +313,17 @@ def proposed(problem: Problem, params: Params, latent: Latent) -> Proposal:
 
 
 def believed(returns: Float[Array, "*N"]) -> Float[Array, "*N"]:
-    """Return returns with those that are not finite, where a model ran away, as worse than any other.
+    """Return returns with those that are not finite, where a model ran away, as worse than what any task pays.
 
     A comparison with NaN never is true and a sort has it first: one bad candidate would be the plan.
     """
     return jnp.where(jnp.isfinite(returns), returns, WORST)
+
+
+def finite(*trees: Any, rows: int) -> Bool[Array, "*N"]:
+    """Return where all numbers of arrays ``[*N, ...]`` are finite, N being their first ``rows`` axes."""
+    each = [jnp.isfinite(x).all(tuple(range(rows, x.ndim))) for x in jax.tree.leaves(trees)]
+    return functools.reduce(jnp.logical_and, each)
 
 
 def chosen(known: Bool[Array, "*N"], new: Any, old: Any) -> Any:

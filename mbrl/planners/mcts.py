@@ -24,10 +24,10 @@ from mbrl.planners import tree as trees
 from mbrl.planners.base import (
     Plan,
     Problem,
-    believed,
     check,
     check_config,
     chosen,
+    finite,
     into_bounds,
     moments,
     normal,
@@ -97,7 +97,7 @@ class MCTS:
         """Search from ``latent [B]`` (see ``Planner``)."""
         root_key, search_key = jax.random.split(key)
         candidates, logits, value = self._look(params, root_key, latent)
-        root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=(latent, candidates))
+        root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=(latent, candidates, value))
         output = mctx.gumbel_muzero_policy(
             params, search_key, root, self._recur, self.config.simulations,
             max_num_considered_actions=self.config.considered, gumbel_scale=self.config.gumbel,
@@ -121,20 +121,20 @@ class MCTS:
 
     def _recur(self, params: Params, key: PRNGKey, action: Int[Array, "B"], embedding: Any) -> tuple[Any, Any]:
         """Take one step from each environment's node (`mctx`'s recurrent function)."""
-        latent, candidates = embedding
+        latent, candidates, before = embedding
         step_key, look_key = jax.random.split(key)
         arrival = self.problem.step(params, step_key, latent, _pick(candidates, action))
         following, logits, value = self._look(params, look_key, arrival.latent)
-        # Where the model ran away nothing follows: all that led there is as bad, and the search goes elsewhere.
-        reward, discount = arrival.reward, self.problem.discount * arrival.going
-        known = jnp.isfinite(reward) & jnp.isfinite(discount) & jnp.isfinite(value)
+        # Where the model ran away nothing follows, and as much is lost as was expected there. That is bad by
+        # the measure of what is found elsewhere: a number worse than any would leave the means no digits for the rest.
+        known = finite(arrival, value, rows=1)
         output = mctx.RecurrentFnOutput(
-            reward=believed(jnp.where(known, reward, jnp.nan)),
-            discount=jnp.where(known, discount, 0.0),
+            reward=jnp.where(known, arrival.reward, before - 1 - jnp.abs(before)),
+            discount=jnp.where(known, self.problem.discount * arrival.going, 0.0),
             prior_logits=jnp.where(known[:, None], logits, 0.0),
             value=jnp.where(known, value, 0.0),
         )
-        return output, chosen(known, (arrival.latent, following), embedding)
+        return output, chosen(known, (arrival.latent, following, value), embedding)
 
     def _look(self, params: Params, key: PRNGKey, latent: Latent) -> tuple[Array, Array, Array]:
         """Return candidates ``[B, K, A]``, their prior's logits ``[B, K]`` and the critics' mean ``[B]``."""

@@ -20,7 +20,20 @@ from jaxtyping import Array, Bool, Float
 
 from mbrl.core.types import Params
 from mbrl.planners import tree as trees
-from mbrl.planners.base import Problem, Warm, believed, branch, chosen, held, proposed, take, tiled, worth
+from mbrl.planners.base import (
+    WORST,
+    Problem,
+    Warm,
+    believed,
+    branch,
+    chosen,
+    finite,
+    held,
+    proposed,
+    take,
+    tiled,
+    worth,
+)
 from mbrl.planners.tree import Grown
 from mbrl.planners.tree_backup import NEVER
 from mbrl.worldmodels.base import Latent
@@ -110,8 +123,9 @@ def follow(
         action = bounded(problem, pushed)
         arrival = branch(problem, params, key, latent, action)
         # Where the model runs away the path is worth nothing more, and stays where it was to be drawn.
-        known = jnp.isfinite(arrival.reward) & jnp.isfinite(arrival.going)
-        arrival = arrival._replace(latent=chosen(known, arrival.latent, latent))
+        known = finite(arrival, rows=2)
+        reward = jnp.where(known, arrival.reward, jnp.nan)
+        arrival = arrival._replace(latent=chosen(known, arrival.latent, latent), reward=reward)
         total, weight = total + weight * arrival.reward, weight * problem.discount * arrival.going
         stay = worth(problem, params, arrival.latent, total) if mix else zero[None]
         return (arrival.latent, total, weight), (action, arrival.latent, total[None] + weight[None] * stay)
@@ -148,7 +162,7 @@ def climb(
         bend = -(moved * turned).sum((0, 3))
         newton = jnp.square(moved).sum((0, 3)) / jnp.where(bend > 0, bend, 1.0)
         length = jnp.where(bend > 0, newton, GROW * at.length)
-        better = worth > at.value if guard else jnp.isfinite(worth)
+        better = worth > (at.value if guard else WORST / 2)
         wide = better[None, ..., None]
         kept = Climb(jnp.where(wide, u, at.u), jnp.where(wide, slope, at.slope), jnp.where(better, worth, at.value),
                      jnp.where(better, length, jnp.minimum(length, SHRINK * at.length)))

@@ -222,6 +222,7 @@ class Shooting:
             key, eps = inputs
             policy = proposed(problem, params, latent)
             action = into_bounds(problem, trees.act(policy, eps, jnp.zeros(eps.shape[:2], int)))
+            action = jnp.where(jnp.isfinite(action), action, self.centre)  # from a latent that is no number
             return branch(problem, params, key, latent, action).latent, action
 
         _, actions = jax.lax.scan(body, tiled(latent, count), (keys, jnp.swapaxes(eps, 0, 1)))

@@ -152,7 +152,7 @@ class SoftTree:
         """Return the plan that refined paths amount to."""
         q = lower(followed.edge, self.config.pessimism)
         weights = jnp.exp(_log_shares(q, grown.temperature[:, None]))
-        taken = into_bounds(self.problem, followed.action)
+        taken = followed.action
         if self.config.choose == "mean":
             sequence = (weights[..., None, None] * taken).sum(1)
         else:
@@ -182,6 +182,7 @@ class SoftTree:
         candidates = into_bounds(self.problem, grown.nodes.action[:, 1:last])
         sequence, known = trees.best_path(grown.nodes, worth.log_soft, config.rounds)
         sequence = into_bounds(self.problem, sequence) * known[..., None]
+        sequence = sequence.at[:, 0].set(jnp.where(known[:, :1] > 0, sequence[:, 0], candidates[:, 0]))
         if config.choose == "mean":
             sequence = sequence.at[:, 0].set((weights[..., None] * candidates).sum(1))
         plan = Plan(

@@ -27,6 +27,7 @@ from mbrl.planners.base import (
     batch_of,
     branch,
     chosen,
+    finite,
     held,
     into_bounds,
     normal,
@@ -241,8 +242,9 @@ def _expand(
     arrival = branch(problem, params, noise.keys[number], here, action)
     log_weight = _log_weight(proposal, noise, slot)
     value = worth(problem, params, arrival.latent, arrival.reward)
-    # A step of which the model says nothing finite is not in the tree; what is left of it can harm nothing.
-    known = jnp.isfinite(arrival.reward) & jnp.isfinite(arrival.going) & jnp.isfinite(value).all(0)
+    # A step of which the model says nothing finite is not in the tree. What is left of it spoils no value, though a
+    # derivative of the model itself that is not finite there goes on being so.
+    known = finite(arrival, jnp.moveaxis(value, 0, -1), rows=2)
     present, latent = present & known, chosen(known, arrival.latent, here)
     arrival = Arrival(latent, *chosen(known, arrival[1:], (jnp.zeros_like(arrival.reward),) * 2))
     value = jnp.where(known, value, 0.0)

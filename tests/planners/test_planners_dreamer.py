@@ -19,7 +19,7 @@ from mbrl.core import normalise
 from mbrl.core.distributions import OneHot, Squashed, TanhNormal
 from mbrl.core.errors import UserError
 from mbrl.core.types import FIRST, TimeStep
-from mbrl.planners import PLANNERS, from_model
+from mbrl.planners import PLANNERS, from_model, make
 from mbrl.planners import tree as trees
 from mbrl.planners.distil import cross_entropy, moment_match, value_ascent
 from mbrl.planners.soft_tree import SoftTree, SoftTreeConfig
@@ -106,6 +106,21 @@ def test_dreamer_plans_with_its_model(tiny, name, fields):
     again = act(state, jax.random.key(1), one.carry._replace(memory=fresh.memory), first, "eval")
     np.testing.assert_array_equal(again.action, one.action)
     assert act._cache_size() == 1
+
+
+def test_what_a_plan_imagined_can_be_looked_at(tiny):
+    """The model's own expectation of what is seen, of every state of every candidate."""
+    state, problem = tiny.init(jax.random.key(0)), tiny.problem
+    planner = make(dataclasses.replace(PLANNERS["cem"].config, samples=4, elites=3, horizon=2), problem)
+    memory, zero = tiny.initial(2), jnp.zeros(2)
+    first = TimeStep(jnp.full(2, FIRST, jnp.int32), zero, zero + 1, jnp.ones((2, 3)))
+    latent = tiny.act(state, jax.random.key(1), memory, first, "eval").carry.latent
+    plan, _ = planner.plan(state.params, jax.random.key(2), latent, planner.initial(2))
+    (seen,) = problem.look(state.params, plan.fan).values()
+    assert seen.shape == (2, 3, 3, 3)
+    (now,) = problem.look(state.params, latent).values()
+    np.testing.assert_allclose(seen[:, :, 0], jnp.broadcast_to(now[:, None], (2, 3, 3)), rtol=1e-5)
+    assert (abs(seen[:, :, 1:] - seen[:, :, :1]) > 1e-6).any()
 
 
 def test_an_agent_without_a_model_is_refused(tiny):

@@ -30,8 +30,34 @@ def test_a_model_that_runs_away_misleads_nobody(name):
         counted = plan.weights >= plan.weights.max(1, keepdims=True)
         assert (jnp.where(counted[..., None], plan.candidates, -1.0) <= 0.2).all(), bad
         assert (plan.action <= 0.2).all(), bad
+        assert (abs(plan.value) < 10).all(), bad
         # The others go left, where nothing is wrong, as far as they would.
         np.testing.assert_allclose(plan.action[1:, 0], -0.95 * STARTS[1:, 0], atol=0.35 if name == "mctx" else 0.12)
+
+
+def test_a_policy_in_a_latent_that_is_no_number_harms_no_plan():
+    """Beyond a first step to the right of .2 latents are no numbers, nor are the policy's actions there."""
+    def step(params, key, latent, action):
+        arrival = line().step(params, key, latent, action)
+        gone = action[..., :1] > 0.2
+        return arrival._replace(latent=jnp.where(gone, jnp.nan, arrival.latent))
+
+    for name, fields in (("mppi", {"elites": 60, "policy_samples": 8}), ("soft_tree", {}), ("mctx", {})):
+        plan, carry = planned(make(small(name, **fields), line()._replace(step=step)), STARTS)
+        known = plan.action, plan.weights, plan.value, carry if plan.sequence is None else carry.sequence
+        assert all(np.isfinite(x).all() for x in known), name
+        assert (plan.action <= 0.2).all(), name
+
+
+def test_an_unguarded_climb_does_not_stay_where_nothing_is_known():
+    """From .15 on the reward is no number, and there the slope leads."""
+    def step(params, key, latent, action):
+        arrival = line().step(params, key, latent, action)
+        return arrival._replace(reward=jnp.where(arrival.latent[..., 0] > 0.15, jnp.nan, arrival.reward))
+
+    problem = line(value=lambda s: -2.0 * (s - 1.0) ** 2)._replace(step=step)
+    plan, _ = planned(make(small("soft_tree", guard=False, refine=8), problem), jnp.zeros((1, 1)))
+    assert plan.value[0] > -10
 
 
 def test_elites_without_a_finite_return_count_nothing():
@@ -52,8 +78,10 @@ def test_a_tree_of_a_model_that_knows_nothing_is_finite(refine):
         arrival = line().step(params, key, latent, action)
         return Arrival(arrival.latent * jnp.nan, arrival.reward * jnp.nan, arrival.going)
 
-    plan, carry = planned(make(small("soft_tree", refine=refine), line()._replace(step=step)), STARTS)
+    problem = line()._replace(step=step, low=0.1)
+    plan, carry = planned(make(small("soft_tree", refine=refine), problem), STARTS)
     assert all(np.isfinite(x).all() for x in (plan.action, plan.weights, plan.value, carry.sequence))
+    assert ((plan.action >= 0.1) & (plan.action <= 1.0)).all()
     np.testing.assert_allclose(plan.weights.sum(1), 1.0, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The notebooks run as they stand and come to what they say."""
+"""The notebook that plans runs as it stands and comes to what it says; the other one trains, which takes minutes."""
 
 import runpy
 from pathlib import Path
