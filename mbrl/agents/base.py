@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Array, Float, PyTree
@@ -125,11 +126,13 @@ Player: TypeAlias = Agent | Guest
 class AgentEntry(NamedTuple):
     """A registry line: the agent's config class and its constructor.
 
-    ``make(config, observation_spec, action_spec) -> Agent``.
+    ``make(config, observation_spec, action_spec) -> Agent``; ``planners`` are those that the config's field ``planner``
+    takes, by name, each as the agent has it where nothing of it is set.
     """
 
     config: type
     make: Callable[[Any, Any, Any], Agent]
+    planners: Mapping[str, Any] = MappingProxyType({})
 
 
 class GuestEntry(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,18 @@ from mbrl.planners.soft_tree import SoftTreeConfig
 from mbrl.worldmodels.base import weigh
 from mbrl.worldmodels.muzero import MuZeroModel, MuZeroModelConfig, over_unroll, windows
 
+PlannerConfig = TypeVar("PlannerConfig")
+
+# The searches that act and teach, as this agent has them; a soft tree's refinement would cost more than it teaches.
+SEARCHES: dict[str, Any] = {
+    "mctx": MCTSConfig(simulations=16, wide_share=0.25),
+    "soft_tree": SoftTreeConfig(refine=0),
+}
+
 
 @dataclasses.dataclass(frozen=True)
-class MuZeroConfig:
-    """The MuZero agent."""
+class MuZeroConfig(Generic[PlannerConfig]):
+    """The MuZero agent; its type says which planner's settings it has."""
 
     name: str = "muzero"
     """The agent, for short `--agent`; see `mbrl list agents`."""
@@ -42,12 +50,9 @@ class MuZeroConfig:
     """The world model."""
     behaviour: PolicyValueConfig = PolicyValueConfig()
     """Policy and value."""
-    planner: Literal["mctx", "soft_tree"] = "mctx"
-    """The search that acts and teaches."""
-    mctx: MCTSConfig = MCTSConfig(simulations=16, wide_share=0.25)
-    """Of `mctx`; discrete actions are all candidates, however many it says."""
-    soft_tree: SoftTreeConfig = SoftTreeConfig(refine=0)
-    """Of `soft_tree`; likewise, and as many are added in a round."""
+    planner: PlannerConfig = SEARCHES["mctx"]
+    """The search that acts and teaches, `mctx` or `soft_tree`, whose settings then stand beside its name. Discrete
+    actions are all candidates, however many it says; a soft tree then adds as many in a round."""
     reanalyse: float = 0.5
     """Share of a replayed sequence's steps that each update searches again, by the target network."""
     target_rate: float = 0.01
@@ -76,10 +81,9 @@ class MuZero:
         self.model = MuZeroModel(config.worldmodel, observation_spec, action_spec, config.precision)
         self.behaviour = PolicyValue(config.behaviour, self.model, action_spec, config.precision)
         self.problem = muzero_problem(self.model, self.behaviour)
-        searches = {"mctx": config.mctx, "soft_tree": config.soft_tree}
-        if config.planner not in searches:
-            raise unknown("agent.planner", config.planner, searches)
-        self.searcher = Searcher(searches[config.planner], self.problem, config.reanalyse)
+        if getattr(config.planner, "name", None) not in SEARCHES:
+            raise unknown("agent.planner of muzero", getattr(config.planner, "name", str(config.planner)), SEARCHES)
+        self.searcher = Searcher(config.planner, self.problem, config.reanalyse)
         self.optimiser = make_optimiser(config.optim)
 
     def init(self, key: PRNGKey) -> MuZeroState:

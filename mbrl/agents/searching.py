@@ -70,9 +70,11 @@ def exploring(config: Any, problem: Problem) -> Any:
 
 def settled(config: Any) -> Any:
     """Return a planner's config without noise, as it acts in evaluation."""
-    none: dict[str, Any] = {"gumbel": 0.0} if isinstance(config, MCTSConfig) else {"noise": False}
-    none = {"noise": 0.0} if isinstance(config, GradientConfig) else none
-    return config if isinstance(config, SoftTreeConfig) else dataclasses.replace(config, **none)
+    if isinstance(config, MCTSConfig):
+        return dataclasses.replace(config, gumbel=0.0)
+    if isinstance(config, ShootingConfig):
+        return dataclasses.replace(config, noise=False)
+    return dataclasses.replace(config, noise=0.0) if isinstance(config, GradientConfig) else config
 
 
 class Searcher:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args, get_origin
+from typing import Any, cast
 
 from mbrl.cli import experiments, parsing
 from mbrl.core.errors import UserError, unknown
 from mbrl.runner import rundir, yaml_file
-from mbrl.runner.config import Config, came_later
+from mbrl.runner.config import Config, came_later, moved
 
 DEFAULT_AGENT = "dreamer"
-NO_PLANNER = "none"
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config[Any]:
@@ -29,16 +28,19 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     """
     file = None if path is None else experiments.find(str(path))
     written = [] if file is None else yaml_file.read(file)
+    if file is not None and _is_of_run(file):  # which goes on as it began
+        written = [*moved(dict(written)).items()]
     agent, said = _named("agent", written, overrides, f"{file}: ")
+    entry = _entry(agent or DEFAULT_AGENT, said)
     planner, _ = _named("agent.planner", (), overrides, "")
     before, _ = _named("agent.planner", written, (), "")
-    before = before or _own_planner(agent or DEFAULT_AGENT, said)
-    cls = config_type(agent or DEFAULT_AGENT, planner or before, said)
+    before = before or (entry.config().planner.name if _planners(entry) else "")
+    config = _unwritten(entry, planner or before)
+    cls = _type(entry, config)
     known = parsing.leaves(cls)
-    config = _unwritten(cls, planner or before)
     if planner and planner != before:  # what is written of one planner says nothing of another
         written = [(key, value) for key, value in written if not key.startswith("agent.planner")]
-    if file is not None and _is_of_run(file):  # which goes on as it began
+    if file is not None and _is_of_run(file):
         written = [*(came_later(agent or DEFAULT_AGENT) | dict(written)).items()]
     if file is not None:
         config = parsing.parse(cls, _words(written, known, f"{file}: "), config, label=f"{file}: ")
@@ -65,78 +67,74 @@ def load_run(run_dir: str) -> Config[Any]:
     return load(rundir.existing(Path(run_dir)).config)
 
 
-def config_type(agent: str, planner: str = NO_PLANNER, label: str = "") -> Any:
+def config_type(agent: str, planner: str = "") -> Any:
     """Return ``Config`` for the agent of that name.
 
     Args:
         agent: its name.
-        planner: that of the planner which acts in its place, of an agent that may have any.
-        label: what precedes an error: where the agent's name was written.
+        planner: that of the planner which acts in its place, of an agent that plans; else its own choice.
 
     Raises:
-        UserError: no such agent or planner.
+        UserError: no such agent or planner, or the agent cannot have it.
     """
-    generic, kind = cast(Any, Config), _agent(agent, label)
-    return generic[kind[type(_planner(planner))] if _takes_any(kind) else kind]
-
-
-def _agent(name: str, label: str) -> Any:
-    """Return the config class of an agent."""
-    from mbrl.agents import AGENTS  # an agent brings jax with it, which the command line's own help does without
-
-    if name not in AGENTS:
-        raise UserError(f"{label}{unknown('agent', name, AGENTS)}")
-    return AGENTS[name].config
-
-
-def _own_planner(agent: str, label: str) -> str:
-    """Return the name of the planner that an agent has where none is written."""
-    kind = _agent(agent, label)
-    own = None if _takes_any(kind) else getattr(kind(), "planner", None)
-    return getattr(own, "name", NO_PLANNER)
+    entry = _entry(agent)
+    return _type(entry, _unwritten(entry, planner))
 
 
 def type_of(config: Config[Any]) -> Any:
     """Return the ``Config`` type of a config."""
-    agent: Any = config.agent
-    return config_type(agent.name, agent.planner.name if _takes_any(type(agent)) else NO_PLANNER)
+    return _type(_entry(config.agent.name), config)
 
 
-def _takes_any(agent: Any) -> bool:
-    """Return whether an agent's config is generic: in the planner that acts in its place."""
-    return bool(getattr(agent, "__parameters__", ()))
+def planner_of(config: Config[Any], name: str) -> Any:
+    """Return the config of a planner as a run has it: its own, if it plans with that one; else as its agent has it.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    from mbrl.agents.searching import settled  # brings jax, likewise
+
+    own, planners = getattr(config.agent, "planner", None), _planners(_entry(config.agent.name))
+    return settled(own if getattr(own, "name", "") == name else planners.get(name, _anyones(name)))
 
 
-def _planner(name: str) -> Any:
-    """Return the config of a planner as it is where nothing of it was written."""
+def _entry(name: str, label: str = "") -> Any:
+    """Return an agent's registry line; ``label`` precedes an error: where the name was written."""
+    from mbrl.agents import AGENTS  # an agent brings jax with it, which the command line's own help does without
+
+    if name not in AGENTS:
+        raise UserError(f"{label}{unknown('agent', name, AGENTS)}")
+    return AGENTS[name]
+
+
+def _planners(entry: Any) -> Mapping[str, Any]:
+    """Return the planners that an agent takes, as it has them; a guest takes none."""
+    return getattr(entry, "planners", {})
+
+
+def _anyones(planner: str) -> Any:
+    """Return the config of a planner as it is where nothing of it was written, whoever plans."""
     from mbrl.planners import config_of  # brings jax, likewise
 
-    return config_of(name, "agent.planner")
+    return config_of(planner, "agent.planner")
 
 
-def _unwritten(cls: Any, planner: str) -> Config[Any] | None:
-    """Return what the config is where nothing was written; None where that is what the classes themselves say.
-
-    An agent that always plans has numbers of its own for its planner; another one has those of the planner itself.
-    """
-    agent = get_args(cls)[0]
-    if get_args(agent):
-        return cls(agent=get_origin(agent)(planner=_planner(planner)))
-    default = agent()
-    own = getattr(default, "planner", None)
-    if getattr(own, "name", planner) == planner:
-        return None
-    found, names = _planner(planner), _alike(own)
-    if planner not in names:
-        raise UserError(f"agent.planner of {default.name} must be one of {', '.join(names)}; got {planner!r}")
-    return cls(agent=agent(planner=found))
+def _unwritten(entry: Any, planner: str) -> Config[Any]:
+    """Return what the config of an agent is where nothing was written but perhaps its planner's name."""
+    generic, planners = cast(Any, Config), _planners(entry)
+    if not planner or not planners:
+        return generic(agent=entry.config())
+    if planner not in planners:
+        _anyones(planner)  # whose error has the nearest name, if there is none such at all
+        names = ", ".join(sorted(planners))
+        raise UserError(f"agent.planner of {entry.config().name} must be one of {names}; got {planner!r}")
+    return generic(agent=entry.config(planner=planners[planner]))
 
 
-def _alike(config: Any) -> list[str]:
-    """Return the names of the planners that have the same settings."""
-    from mbrl.planners import PLANNERS  # brings jax
-
-    return [name for name, entry in PLANNERS.items() if type(entry.config) is type(config)]
+def _type(entry: Any, config: Config[Any]) -> Any:
+    """Return the type of an agent's ``Config``, which of a generic agent has the fields of the planner it has."""
+    generic, kind = cast(Any, Config), entry.config
+    return generic[kind[type(cast(Any, config.agent).planner)] if getattr(kind, "__parameters__", ()) else kind]
 
 
 def _named(

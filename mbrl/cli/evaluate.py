@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from mbrl.cli import compilation, parsing, planner
+from mbrl.cli import compilation, planner
 from mbrl.cli import config as reader
 
 
@@ -20,7 +20,7 @@ class EvalArguments:
 
     `--planner NAME` plans with the trained model instead; `mbrl list planners` has the names, and
     `mbrl eval --planner NAME --help` what can be set of each. `--planner none` asks the policy alone of an agent that
-    plans by itself.
+    plans by itself. What is not set of it is as the run has it: its own planner's settings, if it plans by that one.
     """
 
     run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UserError: something in the words or the run's folder is not right.
     """
-    arguments = parsing.command(planner.fields(EvalArguments, argv), argv, "mbrl eval")
+    arguments = planner.command(EvalArguments, argv, "mbrl eval")
     if arguments is None:
         return 0
     numbers = _numbers(arguments)

@@ -64,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UserError: something in the words, the run's folder or the file's place is not right.
     """
-    arguments = parsing.command(planner.fields(ExportArguments, argv), argv, "mbrl export")
+    arguments = planner.command(ExportArguments, argv, "mbrl export")
     if arguments is None:
         return 0
     if arguments.to == "torch":

@@ -4,36 +4,58 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from mbrl.cli import config, parsing
 from mbrl.core.errors import UserError
 
 Arguments = TypeVar("Arguments")
 
 
-def fields(base: type[Arguments], argv: Sequence[str]) -> type[Arguments]:
-    """Return a command's arguments' type, with the fields of the planner that is asked for.
+def command(base: type[Arguments], argv: Sequence[str], prog: str) -> Arguments | None:
+    """Return a command's arguments as ``parsing.command`` does, with the planner that is asked for.
+
+    What is not set of it is as the run has it: its own planner's settings, if it plans by that one.
 
     Args:
-        base: a frozen dataclass with a property `planner` that is None.
+        base: a frozen dataclass with `run_dir`, a run's folder, and a property `planner` that is None.
         argv: the words.
+        prog: the command, as a person types it.
 
     Raises:
-        UserError: there is no such planner, or one of its fields is set and it is not named.
+        UserError: a word is wrong, there is no such planner or run, or a field is set of a planner that is not named.
     """
+    name = _named(argv)
+    if name is None:
+        return parsing.command(base, argv, prog)
+    from mbrl.planners import config_of  # brings jax, which --help does without
+
+    arguments: Any = parsing.command(_with(base, config_of(name)), argv, prog)
+    if arguments is None:
+        return None
+    own = config.planner_of(config.load_run(arguments.run_dir), name)
+    return parsing.command(_with(base, own), argv, prog)
+
+
+def _named(argv: Sequence[str]) -> str | None:
+    """Return the planner's name in the words, None where nothing is said of one."""
     words = [word.partition("=") for word in argv]
     flags = [flag for flag, _, _ in words if flag.startswith("--planner")]
     if not flags:
-        return base
+        return None
     # The last one written counts, as of every flag.
     following = [*argv[1:], ""]
     names = [value if equals else then for (flag, equals, value), then in zip(words, following, strict=True)
              if flag in {"--planner", "--planner.name"}]
     names = [name for name in names if name]
-    from mbrl.planners import PLANNERS, config_of  # brings jax, which --help does without
+    if names:
+        return names[-1]
+    from mbrl.planners import PLANNERS  # brings jax, likewise
 
-    if not names:
-        raise UserError(f"{flags[0]} needs to know the planner: --planner and one of {', '.join(sorted(PLANNERS))}")
-    config = config_of(names[-1])
-    planner = ("planner", type(config), dataclasses.field(default=config))
-    return dataclasses.make_dataclass(base.__name__, [planner], bases=(base,), frozen=True)
+    raise UserError(f"{flags[0]} needs to know the planner: --planner and one of {', '.join(sorted(PLANNERS))}")
+
+
+def _with(base: type[Arguments], planner: Any) -> type[Arguments]:
+    """Return a command's arguments' type with the fields of a planner, which are as in ``planner`` unless set."""
+    field = ("planner", type(planner), dataclasses.field(default=planner))
+    return dataclasses.make_dataclass(base.__name__, [field], bases=(base,), frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mbrl.cli import compilation, parsing, planner
+from mbrl.cli import compilation, planner
 from mbrl.cli import config as reader
 
 
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UserError: something in the words, the run's folder, the port or the token is not right.
     """
-    arguments = parsing.command(planner.fields(ServeArguments, argv), argv, "mbrl serve")
+    arguments = planner.command(ServeArguments, argv, "mbrl serve")
     if arguments is None:
         return 0
     from mbrl.deploy import lazy  # brings jax with it, which --help does without

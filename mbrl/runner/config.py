@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Generic, Literal, TypeVar
 
@@ -41,6 +42,20 @@ _CAME_LATER_TO = {
 def came_later(agent: str) -> dict[str, Any]:
     """Return the settings, by dotted key, that saved runs of an agent may lack, and what those runs do."""
     return _CAME_LATER | _CAME_LATER_TO.get(agent, {})
+
+
+def moved(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved run's settings, by dotted key, under the keys that they have now.
+
+    MuZero's planner was a name, and the settings of both it may have stood beside it.
+    """
+    named = settings.get("agent.planner")
+    groups = "agent.mctx.", "agent.soft_tree."
+    if not isinstance(named, str) or not any(key.startswith(groups) for key in settings):
+        return dict(settings)
+    own = {f"agent.planner.{key.rpartition('.')[2]}": key for key in settings if key.startswith(f"agent.{named}.")}
+    kept = {key: value for key, value in settings.items() if key != "agent.planner" and not key.startswith(groups)}
+    return kept | {now: settings[before] for now, before in own.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,8 +27,7 @@ CONFIG = MuZeroConfig(
         consistency_scale=2.0, consistency_size=3,
     ),
     behaviour=PolicyValueConfig(layers=1, units=6, bins=9, horizon=2),
-    mctx=MCTSConfig(simulations=3, candidates=4),
-    soft_tree=SoftTreeConfig(rounds=2, width=4, candidates=4, refine=0),
+    planner=MCTSConfig(simulations=3, candidates=4),
     reanalyse=0.4,
     target_rate=0.5,
 )
@@ -142,9 +141,9 @@ def test_training_explores_and_evaluation_does_not():
     assert (AGENT.searcher.bold.config.gumbel, AGENT.searcher.calm.config.gumbel) == (1, 0)
 
 
-@pytest.mark.parametrize("kind", ["mctx", "soft_tree"])
-def test_discrete_actions_are_all_candidates(kind):
-    agent = MuZero(dataclasses.replace(CONFIG, planner=kind), OBSERVATION, specs.DiscreteArray(3))
+@pytest.mark.parametrize("search", [CONFIG.planner, SoftTreeConfig(rounds=2, width=4, candidates=4, refine=0)])
+def test_discrete_actions_are_all_candidates(search):
+    agent = MuZero(dataclasses.replace(CONFIG, planner=search), OBSERVATION, specs.DiscreteArray(3))
     state, seen = jax.jit(agent.init)(KEY), jax.tree.map(lambda x: x[0], sequence().timestep)
     output = jax.jit(agent.act, static_argnums=4)(state, KEY, agent.initial(2), seen, "train")
     np.testing.assert_array_equal(np.sort(output.context.candidates.argmax(-1), -1), [[0, 1, 2]] * 2)
@@ -182,7 +181,8 @@ def test_diagnosis(state):
         ({"target_rate": -1.0}, r"agent.target_rate must lie in \[0, 1\]; got -1.0"),
         ({"worldmodel": MuZeroModelConfig(bins=2)}, "worldmodel.bins must be odd"),
         ({"behaviour": PolicyValueConfig(lam=2.0)}, r"behaviour.lam must lie in \[0, 1\]"),
-        ({"mctx": MCTSConfig(simulations=0)}, "planner mctx: simulations must be between 1 and 10000; got 0"),
+        ({"planner": PLANNERS["mppi"].config}, "unknown agent.planner of muzero 'mppi'; known are mctx, soft_tree"),
+        ({"planner": MCTSConfig(simulations=0)}, "planner mctx: simulations must be between 1 and 10000; got 0"),
     ],
 )
 def test_bad_configs_are_refused_in_a_sentence(changes, sentence):

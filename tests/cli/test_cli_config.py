@@ -127,11 +127,34 @@ def test_an_agent_that_always_plans_takes_another_planner_with_that_ones_numbers
     assert load(write(to_yaml(icem))) == icem
 
 
+def test_a_run_is_evaluated_by_a_planner_as_it_has_it():
+    own = load(None, ["--agent.planner", "cem", "--agent.planner.samples", "17", "--agent.planner.noise", "true"])
+    without = dataclasses.replace(own.agent.planner, noise=False)  # which is for training
+    assert (without.samples, reader.planner_of(own, "cem")) == (17, without)
+    assert reader.planner_of(own, "icem") == PLANNERS["icem"].config
+    assert reader.planner_of(own, "none").name == "none"
+    muzero = load(None, ["--agent", "muzero"])
+    assert reader.planner_of(muzero, "mctx") == muzero.agent.planner != PLANNERS["mctx"].config
+    assert reader.planner_of(muzero, "soft_tree").refine == 0
+    assert reader.planner_of(load(None, ["--agent", "mbpo"]), "mppi") == PLANNERS["mppi"].config
+
+
+def test_muzeros_searches_have_their_settings_beside_their_name(write):
+    words = ["--agent", "muzero", "--agent.planner", "soft_tree", "--agent.planner.rounds", "3"]
+    tree = load(None, words).agent.planner
+    assert (tree.rounds, tree.refine) == (3, 0)
+    path = write("agent: {name: muzero, planner: {simulations: 5}}")
+    assert (load(path).agent.planner.name, load(path).agent.planner.simulations) == ("mctx", 5)
+    assert load(path, ["--agent.planner", "soft_tree"]).agent.planner.rounds != 3
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--agent", "pets", "--agent.planner", "mctx"],
          "^agent.planner of pets must be one of cem, icem, mppi, random; got 'mctx'$"),
+        (["--agent", "muzero", "--agent.planner", "cem"],
+         "^agent.planner of muzero must be one of mctx, soft_tree; got 'cem'$"),
         (["--agent", "tdmpc2", "--agent.planner", "cme"], "^unknown agent.planner 'cme'; did you mean 'cem'"),
         (["--agent.planner", "mpi"], "^unknown agent.planner 'mpi'; did you mean 'mppi'"),
         (["--agent.planner.samples", "3"], "^unknown option '--agent.planner.samples'; did you mean '--agent.planner"),

@@ -8,7 +8,7 @@ import yaml
 from mbrl.agents import AGENTS
 from mbrl.cli.config import load
 from mbrl.runner import yaml_file
-from mbrl.runner.config import came_later, to_yaml
+from mbrl.runner.config import came_later, moved, to_yaml
 
 # Each setting, and the agents whose saved runs have it.
 SAVED = {
@@ -26,7 +26,7 @@ def test_all_agents_are_told_of():
 @pytest.mark.parametrize("agent", OURS)
 def test_what_runs_were_saved_with(agent):
     now = dict(yaml_file.flatten(yaml.safe_load(to_yaml(load(overrides={"agent": agent})))))
-    saved = {key for key, names in SAVED.items() if agent in names}
+    saved = set(moved({key: "mctx" for key, names in SAVED.items() if agent in names}))
     new = {key for key in now if key not in saved | set(came_later(agent))}
     assert not new, f"put {sorted(new)} into config.came_later, with what a run did before there was such a setting"
     gone = saved - set(now)
@@ -36,3 +36,17 @@ def test_what_runs_were_saved_with(agent):
 @pytest.mark.parametrize("agent", OURS)
 def test_what_came_later_was_not_there_before(agent):
     assert not [key for key in came_later(agent) if agent in SAVED.get(key, ())]
+
+
+def test_muzeros_planner_was_a_name_with_the_settings_of_both_beside_it(tmp_path):
+    config = to_yaml(load(overrides={"agent": "muzero", "agent.planner": "soft_tree", "agent.planner.rounds": 3}))
+    tree = yaml.safe_load(config)
+    before = tree | {"agent": tree["agent"] | {
+        "planner": "soft_tree", "soft_tree": tree["agent"]["planner"], "mctx": {"name": "mctx", "simulations": 5},
+    }}
+    (tmp_path / "metrics.jsonl").touch()
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(before))
+    assert to_yaml(load(path)) == config
+    path.write_text(config)
+    assert to_yaml(load(path)) == config

@@ -21,7 +21,7 @@ CONFIG = Config(
     agent=MuZeroConfig(
         worldmodel=MuZeroModelConfig(state=16, units=32, encoder_layers=1, dynamics_layers=1, bins=31, unroll=3),
         behaviour=PolicyValueConfig(layers=1, units=32, bins=31),
-        mctx=MCTSConfig(simulations=8),
+        planner=MCTSConfig(simulations=8),
         reanalyse=0.25,
         target_rate=0.05,
         optim=OptimConfig(learning_rate=3e-3, optimiser="adam", eps=1e-8, warmup=20),
