@@ -9,7 +9,7 @@ from typing import Any, cast
 from mbrl.cli import experiments, parsing
 from mbrl.core.errors import UserError, unknown
 from mbrl.runner import rundir, yaml_file
-from mbrl.runner.config import Config, came_later, moved
+from mbrl.runner.config import Config, up_to_date
 
 DEFAULT_AGENT = "dreamer"
 
@@ -29,7 +29,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     file = None if path is None else experiments.find(str(path))
     written = [] if file is None else yaml_file.read(file)
     if file is not None and _is_of_run(file):  # which goes on as it began
-        written = [*moved(dict(written)).items()]
+        written = [*up_to_date(dict(written)).items()]
     agent, said = _named("agent", written, overrides, f"{file}: ")
     entry = _entry(agent or DEFAULT_AGENT, said)
     planner, _ = _named("agent.planner", (), overrides, "")
@@ -40,8 +40,6 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
     known = parsing.leaves(cls)
     if planner and planner != before:  # what is written of one planner says nothing of another
         written = [(key, value) for key, value in written if not key.startswith("agent.planner")]
-    if file is not None and _is_of_run(file):
-        written = [*(came_later(agent or DEFAULT_AGENT) | dict(written)).items()]
     if file is not None:
         config = parsing.parse(cls, _words(written, known, f"{file}: "), config, label=f"{file}: ")
     if isinstance(overrides, Mapping):

@@ -15,7 +15,7 @@ from mbrl.core.errors import UserError
 from mbrl.replay import memory
 from mbrl.replay.config import check_sizes
 from mbrl.runner import devices, yaml_file
-from mbrl.runner.config import Config, came_later, to_yaml
+from mbrl.runner.config import Config, to_yaml, up_to_date
 from mbrl.runner.state import TrainState
 
 # What may change when a run goes on: it decides how long, how often and how much, but no number of the training.
@@ -202,9 +202,9 @@ def check_same(saved: str, config: Config[Any]) -> None:
         UserError: naming the first field that differs; or the saved one is no config.
     """
     was, now = (dict(_flat(yaml_file.parse("the checkpoint's config.yaml", x))) for x in (saved, to_yaml(config)))
-    later = came_later(config.agent.name)
+    was = up_to_date(was)
     for key in [*was, *(key for key in now if key not in was)]:
-        before = was.get(key, later.get(key))
+        before = was.get(key)
         if before != now.get(key) and not key.startswith(MAY_CHANGE):
             raise UserError(
                 f"the checkpoint was saved with {key} = {before}, not {now.get(key)}; a run goes on with its own "

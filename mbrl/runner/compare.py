@@ -19,7 +19,7 @@ from mbrl.core.errors import UserError
 from mbrl.evaluation import comparison as judge
 from mbrl.evaluation.comparison import Estimate
 from mbrl.runner.checks import MAY_CHANGE
-from mbrl.runner.config import came_later
+from mbrl.runner.config import up_to_date
 from mbrl.runner.iterations import iteration
 from mbrl.runner.loggers import Values, scan_metrics
 from mbrl.runner.rundir import RunDir
@@ -129,6 +129,7 @@ def read(run: RunDir, settings: Mapping[str, Any]) -> tuple[list[Run], list[str]
             given = repr(settings[key]) if key in settings else "missing"
             what = "text" if kind is str else "a whole number"
             raise UserError(f"{run.config}: {key} is {given}, but the config of a run has {what} there")
+    settings = up_to_date(settings)
     rows, broken = scan_metrics(run)
     notes = []
     if broken:
@@ -274,8 +275,8 @@ def _differing(runs: Iterable[Run]) -> list[str]:
 
 
 def _setting(run: Run, key: str) -> Any:
-    """Return a setting, or what a run did that was saved before there was such a one."""
-    return run.settings.get(key, came_later(str(run.settings.get("agent.name"))).get(key, "unset"))
+    """Return a setting, which another agent's run may lack."""
+    return run.settings.get(key, "unset")
 
 
 def _label(name: str, run: Run, keys: Sequence[str]) -> tuple[str, dict[str, Any]]:

@@ -44,11 +44,13 @@ def came_later(agent: str) -> dict[str, Any]:
     return _CAME_LATER | _CAME_LATER_TO.get(agent, {})
 
 
-def moved(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a saved run's settings, by dotted key, under the keys that they have now.
+def up_to_date(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved run's settings, by dotted key, as it would be saved now: under the keys of today, and all there."""
+    return came_later(str(settings.get("agent.name"))) | _moved(settings)
 
-    MuZero's planner was a name, and the settings of both it may have stood beside it.
-    """
+
+def _moved(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """MuZero's planner was a name, and the settings of both that it may have stood beside it."""
     named = settings.get("agent.planner")
     groups = "agent.mctx.", "agent.soft_tree."
     if not isinstance(named, str) or not any(key.startswith(groups) for key in settings):

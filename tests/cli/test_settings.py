@@ -8,7 +8,8 @@ import yaml
 from mbrl.agents import AGENTS
 from mbrl.cli.config import load
 from mbrl.runner import yaml_file
-from mbrl.runner.config import came_later, moved, to_yaml
+from mbrl.runner.checks import check_same
+from mbrl.runner.config import came_later, to_yaml, up_to_date
 
 # Each setting, and the agents whose saved runs have it.
 SAVED = {
@@ -26,8 +27,9 @@ def test_all_agents_are_told_of():
 @pytest.mark.parametrize("agent", OURS)
 def test_what_runs_were_saved_with(agent):
     now = dict(yaml_file.flatten(yaml.safe_load(to_yaml(load(overrides={"agent": agent})))))
-    saved = set(moved({key: "mctx" for key, names in SAVED.items() if agent in names}))
-    new = {key for key in now if key not in saved | set(came_later(agent))}
+    then = {key: "mctx" for key, names in SAVED.items() if agent in names}
+    saved = set(up_to_date(then | {"agent.name": agent}))
+    new = {key for key in now if key not in saved}
     assert not new, f"put {sorted(new)} into config.came_later, with what a run did before there was such a setting"
     gone = saved - set(now)
     assert not gone, f"runs saved with {sorted(gone)} can no longer be read"
@@ -48,5 +50,6 @@ def test_muzeros_planner_was_a_name_with_the_settings_of_both_beside_it(tmp_path
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(before))
     assert to_yaml(load(path)) == config
+    check_same(path.read_text(), load(path))
     path.write_text(config)
     assert to_yaml(load(path)) == config

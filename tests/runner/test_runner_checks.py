@@ -13,7 +13,7 @@ from mbrl.core.errors import UserError
 from mbrl.envs.config import EnvConfig
 from mbrl.replay import memory
 from mbrl.replay.config import ReplayConfig
-from mbrl.runner import checks
+from mbrl.runner import config as runner_config
 from mbrl.runner.checks import check, check_evaluation, check_memory, check_same
 from mbrl.runner.config import CheckpointConfig, Config, EvalConfig, to_yaml
 
@@ -97,7 +97,7 @@ def test_same_config(monkeypatch):
     with pytest.raises(UserError, match=r"agent\.depth = None, not 3"):
         check_same(saved, toy_config(agent=Wider()))
     # What was saved before there was a setting goes on where the setting leaves everything as it was.
-    monkeypatch.setattr(checks, "came_later", lambda agent: {"agent.depth": 3} if agent == "toy" else {})
+    monkeypatch.setattr(runner_config, "came_later", lambda agent: {"agent.depth": 3} if agent == "toy" else {})
     check_same(saved, toy_config(agent=Wider()))
     with pytest.raises(UserError, match=r"agent\.depth = 3, not 4"):
         check_same(saved, toy_config(agent=Wider(depth=4)))
