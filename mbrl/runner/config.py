@@ -45,7 +45,7 @@ def came_later(agent: str) -> dict[str, Any]:
 
 
 def up_to_date(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a saved run's settings, by dotted key, as it would be saved now: under the keys of today, and all there."""
+    """Return a saved run's settings, by dotted key, as it would be saved now: all there, under the keys of today."""
     return came_later(str(settings.get("agent.name"))) | _moved(settings)
 
 
