@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from mbrl.cli import config as reader
@@ -70,7 +71,7 @@ def _experiment(words: Sequence[str]) -> tuple[reader.Config[Any], str | None]:
 
 
 def _train(config: reader.Config[Any], resume: str | None) -> int:
-    from mbrl.cli import compilation, report  # these bring jax and physics with them, which --help does without
+    from mbrl.cli import compilation  # these bring jax and physics with them, which --help does without
     from mbrl.runner.live import make_reporter
     from mbrl.runner.stop import Interrupted, RunFailedError
     from mbrl.runner.train import train
@@ -82,14 +83,22 @@ def _train(config: reader.Config[Any], resume: str | None) -> int:
     except (Interrupted, RunFailedError) as ended:
         return _ended(ended)
     print(cache)
-    print(f"run: {result.run_dir}")
-    report.write(result, result.run_dir)
+    _conclude(config, result.run_dir, lambda: result)
     return 0
+
+
+def _conclude(config: reader.Config[Any], run_dir: str | Path, run: Callable[[], Any]) -> None:
+    """Say where the run is, and write its report if one is wanted."""
+    from mbrl.cli import report
+
+    print(f"run: {run_dir}")
+    if config.report:
+        report.write(run(), run_dir)
 
 
 def _train_together(launch: Launch, words: Sequence[str]) -> int:
     """Train as one of several processes: process 0 reads the words and says to the others what is trained."""
-    from mbrl.cli import compilation, report
+    from mbrl.cli import compilation
     from mbrl.runner import hosts
     from mbrl.runner.live import make_reporter
     from mbrl.runner.restore import load
@@ -105,8 +114,7 @@ def _train_together(launch: Launch, words: Sequence[str]) -> int:
             if hosts.first():
                 run_dir = result.run_dir
                 del result  # a report looks at the whole replay, as the last save has it: one is enough in memory
-                print(f"run: {run_dir}")
-                report.write(load(run_dir, config), run_dir)
+                _conclude(config, run_dir, lambda: load(run_dir, config))
     except (Interrupted, RunFailedError) as ended:
         return _ended(ended)
     return 0

@@ -19,7 +19,9 @@ from mbrl.runner.config import Config, to_yaml, up_to_date
 from mbrl.runner.state import TrainState
 
 # What may change when a run goes on: it decides how long, how often and how much, but no number of the training.
-MAY_CHANGE = ("steps", "max_faults", "run_dir", "devices", "fsdp", "replay.frames", "evaluation.", "checkpoint.")
+MAY_CHANGE = (
+    "steps", "max_faults", "run_dir", "report", "devices", "fsdp", "replay.frames", "evaluation.", "checkpoint.",
+)
 
 # What agents that bring their own training loop make nothing of.
 NOT_FOR_GUESTS = ("replay.", "train_ratio", "prefill", "epoch", "max_faults", "fsdp")
@@ -208,8 +210,8 @@ def check_same(saved: str, config: Config[Any]) -> None:
         if before != now.get(key) and not key.startswith(MAY_CHANGE):
             raise UserError(
                 f"the checkpoint was saved with {key} = {before}, not {now.get(key)}; a run goes on with its own "
-                "config, of which only steps, max_faults, devices, fsdp, replay.frames, evaluation and checkpoint may "
-                "change"
+                "config, of which only steps, max_faults, report, devices, fsdp, replay.frames, evaluation and "
+                "checkpoint may change"
             )
 
 

@@ -27,7 +27,7 @@ class CheckpointConfig:
 
 
 # Settings that came later, of all agents and of some, and what a run does that was saved without them.
-_CAME_LATER: dict[str, Any] = {"episode_limit": None, "replay.frames": "device"}
+_CAME_LATER: dict[str, Any] = {"episode_limit": None, "replay.frames": "device", "report": True}
 _CAME_LATER_TO = {
     "mbpo": {
         "agent.worldmodel.beta": 0.0,
@@ -101,6 +101,8 @@ class Config(Generic[AgentConfig]):
     """Env steps to train for; held actions count every physics step."""
     run_dir: str = ""
     """The run's folder, which must not exist; by default `runs/<environment>-<agent>-<seed>-<time>`."""
+    report: bool = True
+    """Write `report.html` at the end, which takes an agent that plans long; `mbrl report RUN_DIR` writes it later."""
     num_envs: int = 8
     """Environments stepped together (N)."""
     episode_limit: int | None = None

@@ -56,8 +56,9 @@ def test_train_eval_report_and_run_again(here, capsys):
     assert len((here / "runs/a/report.html").read_text()) == pytest.approx(len(page), rel=0.1)
 
     # The resolved config runs again as it stands, to the same numbers.
-    assert main(["train", "runs/a/config.yaml", "--run_dir", "runs/b"]) == 0
+    assert main(["train", "runs/a/config.yaml", "--run_dir", "runs/b", "--report", "false"]) == 0
     assert metrics(here / "runs/b") == metrics(here / "runs/a")
+    assert not (here / "runs/b/report.html").exists()
     assert main(["train", "small.yaml", "--run_dir", "runs/b"]) == 2
     assert main(["train", "runs/a"]) == 2
     assert "is finished" in capsys.readouterr().err
