@@ -15,7 +15,7 @@ from mbrl.core.errors import UserError
 from mbrl.replay import memory
 from mbrl.replay.config import check_sizes
 from mbrl.runner import devices, yaml_file
-from mbrl.runner.config import Config, to_yaml, up_to_date
+from mbrl.runner.config import Config, to_dict, to_yaml, up_to_date
 from mbrl.runner.state import TrainState
 
 # What may change when a run goes on: it decides how long, how often and how much, but no number of the training.
@@ -58,8 +58,8 @@ def check(config: Config[Any]) -> None:
         raise UserError(f"max_faults must be at least 0, not {config.max_faults}")
     if config.seed + config.seeds > 2**32:
         raise UserError(f"seed {config.seed} leaves no room for {config.seeds} seeds below {2**32}; take a smaller one")
-    if not 0 < config.train_ratio < math.inf:
-        raise UserError(f"train_ratio must be positive and finite, not {config.train_ratio}")
+    if config.train_ratio <= 0:
+        raise UserError(f"train_ratio must be positive, not {config.train_ratio}")
     check_sizes(config.replay, config.num_envs)
     _check_epoch(config)
     _check_updates(config)
@@ -105,6 +105,9 @@ def _check_any(config: Config[Any]) -> None:
             f"once, of which there may be {MAX_AT_ONCE}"
         )
     _check_seed(config.seed)
+    for key, value in _flat(to_dict(config)):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key} must be a finite number, not {value}")
 
 
 def _check_counts(counts: dict[str, int], most: int = MAX_STEPS) -> None:

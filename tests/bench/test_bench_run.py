@@ -70,7 +70,7 @@ def test_a_table_to_read(capsys):
         (["serve", "--sessions", "0"], "--sessions must be from 1 to 10000, not 0"),
         (["train_step", "now"], "no place for 'now'"),
         (["train_step", "--batch_size", "0"], "replay.batch_size"),
-        (["epoch", "--train_ratio", "nan"], "train_ratio must be positive and finite, not nan"),
+        (["epoch", "--train_ratio", "nan"], "train_ratio must be a finite number, not nan"),
     ],
 )
 def test_bad_words_are_one_sentence(words, said, capsys):
