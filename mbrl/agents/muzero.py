@@ -31,7 +31,8 @@ from mbrl.worldmodels.muzero import MuZeroModel, MuZeroModelConfig, over_unroll,
 
 PlannerConfig = TypeVar("PlannerConfig")
 
-# The searches that act and teach, as this agent has them; a soft tree's refinement would cost more than it teaches.
+# The searches that act and teach, as this agent has them. Of refined candidates, all of which climb to one place, a
+# policy would learn that place and no more.
 SEARCHES: dict[str, Any] = {
     "mctx": MCTSConfig(simulations=16, wide_share=0.25),
     "soft_tree": SoftTreeConfig(refine=0),

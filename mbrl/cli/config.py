@@ -32,9 +32,10 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
         written = [*up_to_date(dict(written)).items()]
     agent, said = _named("agent", written, overrides, f"{file}: ")
     entry = _entry(agent or DEFAULT_AGENT, said)
-    planner, _ = _named("agent.planner", (), overrides, "")
-    before, _ = _named("agent.planner", written, (), "")
-    before = before or (entry.config().planner.name if _planners(entry) else "")
+    planner = before = ""
+    if _planners(entry):
+        planner, _ = _named("agent.planner", (), overrides, "")
+        before = _named("agent.planner", written, (), "")[0] or entry.config().planner.name
     config = _unwritten(entry, planner or before)
     cls = _type(entry, config)
     known = parsing.leaves(cls)
