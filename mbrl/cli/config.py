@@ -32,14 +32,13 @@ def load(path: str | Path | None = None, overrides: Sequence[str] | Mapping[str,
         written = [*up_to_date(dict(written)).items()]
     agent, said = _named("agent", written, overrides, f"{file}: ")
     entry = _entry(agent or DEFAULT_AGENT, said)
-    planner = before = ""
-    if _planners(entry):
-        planner, _ = _named("agent.planner", (), overrides, "")
-        before = _named("agent.planner", written, (), "")[0] or entry.config().planner.name
-    config = _unwritten(entry, planner or before)
+    planner, _ = _named("agent.planner", (), overrides, "")
+    before, where = _named("agent.planner", written, (), f"{file}: ")
+    config = _unwritten(entry, planner or before, "" if planner else where)
     cls = _type(entry, config)
     known = parsing.leaves(cls)
-    if planner and planner != before:  # what is written of one planner says nothing of another
+    # What is written of one planner says nothing of another.
+    if planner and planner != (before or _unwritten(entry).agent.planner.name):
         written = [(key, value) for key, value in written if not key.startswith("agent.planner")]
     if file is not None:
         config = parsing.parse(cls, _words(written, known, f"{file}: "), config, label=f"{file}: ")
@@ -88,13 +87,17 @@ def type_of(config: Config[Any]) -> Any:
 def planner_of(config: Config[Any], name: str) -> Any:
     """Return the config of a planner as a run has it: its own, if it plans with that one; else as its agent has it.
 
+    Either way it is without the noise that explores in training.
+
     Raises:
         UserError: there is none of that name.
     """
     from mbrl.agents.searching import settled  # brings jax, likewise
 
     own, planners = getattr(config.agent, "planner", None), _planners(_entry(config.agent.name))
-    return settled(own if getattr(own, "name", "") == name else planners.get(name, _anyones(name)))
+    if getattr(own, "name", "") == name:
+        return settled(own)
+    return settled(planners[name] if name in planners else _anyones(name))
 
 
 def _entry(name: str, label: str = "") -> Any:
@@ -107,8 +110,9 @@ def _entry(name: str, label: str = "") -> Any:
 
 
 def _planners(entry: Any) -> Mapping[str, Any]:
-    """Return the planners that an agent takes, as it has them; a guest takes none."""
-    return getattr(entry, "planners", {})
+    """Return the planners that an agent takes, as it has them: of a line that says nothing its own, if it has one."""
+    own = getattr(entry.config(), "planner", None)
+    return getattr(entry, "planners", {}) or ({} if own is None else {own.name: own})
 
 
 def _anyones(planner: str) -> Any:
@@ -118,15 +122,16 @@ def _anyones(planner: str) -> Any:
     return config_of(planner, "agent.planner")
 
 
-def _unwritten(entry: Any, planner: str) -> Config[Any]:
-    """Return what the config of an agent is where nothing was written but perhaps its planner's name."""
-    generic, planners = cast(Any, Config), _planners(entry)
-    if not planner or not planners:
-        return generic(agent=entry.config())
+def _unwritten(entry: Any, planner: str = "", label: str = "") -> Config[Any]:
+    """Return what the config of an agent is where nothing was written but its planner's name, after ``label``."""
+    generic, planners, own = cast(Any, Config), _planners(entry), entry.config()
+    if not planner:
+        return generic(agent=own)
+    if not planners:
+        raise UserError(f"{label}agent.planner is {planner!r}, but {own.name} does not plan; take an agent that does")
     if planner not in planners:
-        _anyones(planner)  # whose error has the nearest name, if there is none such at all
-        names = ", ".join(sorted(planners))
-        raise UserError(f"agent.planner of {entry.config().name} must be one of {names}; got {planner!r}")
+        nearest = unknown(f"agent.planner of {own.name}", planner, planners)
+        raise UserError(f"{label}{nearest}")
     return generic(agent=entry.config(planner=planners[planner]))
 
 

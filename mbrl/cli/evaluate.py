@@ -20,7 +20,8 @@ class EvalArguments:
 
     `--planner NAME` plans with the trained model instead; `mbrl list planners` has the names, and
     `mbrl eval --planner NAME --help` what can be set of each. `--planner none` asks the policy alone of an agent that
-    plans by itself. What is not set of it is as the run has it: its own planner's settings, if it plans by that one.
+    plans by itself. What is not set of it is as the run has it: its own planner's settings, if it plans by that one,
+    without the noise that explores.
     """
 
     run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]

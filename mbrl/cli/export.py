@@ -32,7 +32,7 @@ class ExportArguments:
     """Write the policy of a run as one StableHLO program with its parameters, and a JSON that says how to run it.
 
     It runs with jax alone, without the environment; `docs/deployment.md` shows how. `--planner NAME` exports planning
-    with the trained model instead.
+    with the trained model instead, as `mbrl eval` has it.
     """
 
     run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]

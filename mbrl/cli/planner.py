@@ -15,7 +15,8 @@ Arguments = TypeVar("Arguments")
 def command(base: type[Arguments], argv: Sequence[str], prog: str) -> Arguments | None:
     """Return a command's arguments as ``parsing.command`` does, with the planner that is asked for.
 
-    What is not set of it is as the run has it: its own planner's settings, if it plans by that one.
+    What is not set of it is as the run has it: its own planner's settings, if it plans by that one, without the noise
+    that explores in training.
 
     Args:
         base: a frozen dataclass with `run_dir`, a run's folder, and a property `planner` that is None.
@@ -30,9 +31,11 @@ def command(base: type[Arguments], argv: Sequence[str], prog: str) -> Arguments 
         return parsing.command(base, argv, prog)
     from mbrl.planners import config_of  # brings jax, which --help does without
 
-    arguments: Any = parsing.command(_with(base, config_of(name)), argv, prog)
-    if arguments is None:
-        return None
+    found = _with(base, config_of(name))
+    words = [word for word in argv if word not in parsing.HELP]
+    if len(words) < len(argv) and not parsing.split(words, parsing.leaves(found))[0]:  # help on no run in particular
+        return parsing.command(found, argv, prog)
+    arguments: Any = parsing.command(found, words, prog)
     own = config.planner_of(config.load_run(arguments.run_dir), name)
     return parsing.command(_with(base, own), argv, prog)
 

@@ -18,7 +18,7 @@ class ServeArguments:
     """Answer act requests over HTTP: each client begins a session, and the policy remembers what it has seen.
 
     On this machine's loopback unless told otherwise, and then with a token; `docs/deployment.md` has the pages and an
-    example. `--planner NAME` plans with the trained model instead.
+    example. `--planner NAME` plans with the trained model instead, as `mbrl eval` has it.
     """
 
     run_dir: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]

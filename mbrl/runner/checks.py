@@ -106,8 +106,9 @@ def _check_any(config: Config[Any]) -> None:
         )
     _check_seed(config.seed)
     for key, value in _flat(to_dict(config)):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key} must be a finite number, not {value}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{key} must be a finite number, not {number}")
 
 
 def _check_counts(counts: dict[str, int], most: int = MAX_STEPS) -> None:

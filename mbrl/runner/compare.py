@@ -29,6 +29,7 @@ _FAULTS = "fault/updates", "fault/physics"
 _BROKEN = "fault/policy"  # a guest's is not finite, which no run survives
 # What tells no two agents apart, beside what may change while a run goes on.
 _ALIKE = (*MAY_CHANGE, "seed", "devices")
+_PLANNER = "agent.planner.name"
 _SPELLED = {"None": "null", "True": "true", "False": "false"}  # as in YAML
 _TAUS = 201
 # Of a return, which a run adds up in float32; no figure can be drawn of what is near the end of float64.
@@ -268,10 +269,18 @@ def agent_labels(runs: Sequence[Run]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _differing(runs: Iterable[Run]) -> list[str]:
-    """Return the settings in which some of the runs differ."""
+    """Return the settings in which some of the runs differ; those of a planner count among runs that have it."""
     runs = list(runs)
     keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(_ALIKE))
-    return [key for key in keys if len({repr(_setting(run, key)) for run in runs}) > 1]
+    differing = []
+    for key in keys:
+        values: dict[Any, set[str]] = {}
+        for run in runs:
+            group = _setting(run, _PLANNER) if key.startswith("agent.planner.") and key != _PLANNER else None
+            values.setdefault(group, set()).add(repr(_setting(run, key)))
+        if any(len(found) > 1 for found in values.values()):
+            differing.append(key)
+    return differing
 
 
 def _setting(run: Run, key: str) -> Any:
@@ -282,11 +291,12 @@ def _setting(run: Run, key: str) -> Any:
 def _label(name: str, run: Run, keys: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Return the name with the run's values of some settings, each under the shortest end of its key that is unique."""
     told = {key: _setting(run, key) for key in keys}
+    groups = [key.removesuffix(".name") for key in keys]  # a group stands for its name, as where it is set
     spelled = []
-    for key, value in told.items():
+    for key, value in zip(groups, told.values(), strict=True):
         parts = key.split(".")
         ends = (".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1))
-        short = next(end for end in ends if sum(f".{other}".endswith(f".{end}") for other in keys) == 1)
+        short = next(end for end in ends if sum(f".{other}".endswith(f".{end}") for other in groups) == 1)
         spelled.append(f"{short}={_SPELLED.get(repr(value), value)}")
     return (f"{name} ({', '.join(spelled)})" if spelled else name), told
 

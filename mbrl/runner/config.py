@@ -39,22 +39,27 @@ _CAME_LATER_TO = {
 }
 
 
-def came_later(agent: str) -> dict[str, Any]:
+# The same of planners, by their names and without the `agent.planner.` before each.
+_CAME_LATER_TO_PLANNER: dict[str, dict[str, Any]] = {}
+
+
+def came_later(agent: str, planner: str = "") -> dict[str, Any]:
     """Return the settings, by dotted key, that saved runs of an agent may lack, and what those runs do."""
-    return _CAME_LATER | _CAME_LATER_TO.get(agent, {})
+    planners = {f"agent.planner.{key}": value for key, value in _CAME_LATER_TO_PLANNER.get(planner, {}).items()}
+    return _CAME_LATER | _CAME_LATER_TO.get(agent, {}) | planners
 
 
 def up_to_date(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return a saved run's settings, by dotted key, as it would be saved now: all there, under the keys of today."""
-    return came_later(str(settings.get("agent.name"))) | _moved(settings)
+    moved = _moved(settings) if settings.get("agent.name") == "muzero" else settings
+    return came_later(str(moved.get("agent.name")), str(moved.get("agent.planner.name"))) | dict(moved)
 
 
-def _moved(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """MuZero's planner was a name, and the settings of both that it may have stood beside it."""
-    named = settings.get("agent.planner")
-    groups = "agent.mctx.", "agent.soft_tree."
-    if not isinstance(named, str) or not any(key.startswith(groups) for key in settings):
-        return dict(settings)
+def _moved(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return MuZero's settings, whose planner was a name that the settings of both it may have stood beside."""
+    named, groups = settings.get("agent.planner"), ("agent.mctx.", "agent.soft_tree.")
+    if not isinstance(named, str):
+        return settings
     own = {f"agent.planner.{key.rpartition('.')[2]}": key for key in settings if key.startswith(f"agent.{named}.")}
     kept = {key: value for key, value in settings.items() if key != "agent.planner" and not key.startswith(groups)}
     return kept | {now: settings[before] for now, before in own.items()}
@@ -102,7 +107,7 @@ class Config(Generic[AgentConfig]):
     run_dir: str = ""
     """The run's folder, which must not exist; by default `runs/<environment>-<agent>-<seed>-<time>`."""
     report: bool = True
-    """Write `report.html` at the end, which takes an agent that plans long; `mbrl report RUN_DIR` writes it later."""
+    """Write `report.html` at the end; `mbrl report RUN_DIR` does later. An agent that plans is long at it."""
     num_envs: int = 8
     """Environments stepped together (N)."""
     episode_limit: int | None = None

@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import re
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -12,9 +13,10 @@ import yaml
 
 import mbrl
 from mbrl.agents import AGENTS
-from mbrl.cli import compilation, parsing
+from mbrl.cli import compilation, parsing, planner
 from mbrl.cli import config as reader
 from mbrl.cli.config import config_type, load
+from mbrl.cli.evaluate import EvalArguments
 from mbrl.cli.main import main
 from mbrl.core import heap
 from mbrl.core.errors import UserError
@@ -139,6 +141,40 @@ def test_a_run_is_evaluated_by_a_planner_as_it_has_it():
     assert reader.planner_of(load(None, ["--agent", "mbpo"]), "mppi") == PLANNERS["mppi"].config
 
 
+@pytest.mark.parametrize("agent", sorted(name for name, entry in AGENTS.items() if getattr(entry, "planners", None)))
+def test_an_agents_own_planner_is_the_same_in_python_and_in_its_line(agent):
+    own = AGENTS[agent].config().planner
+    assert AGENTS[agent].planners[own.name] == own
+
+
+def test_an_agent_whose_line_names_no_planners_has_its_own(monkeypatch):
+    monkeypatch.setitem(AGENTS, "tdmpc2", AGENTS["tdmpc2"]._replace(planners={}))
+    assert load(None, ["--agent", "tdmpc2", "--agent.planner.samples", "9"]).agent.planner.samples == 9
+    with pytest.raises(UserError, match=r"^unknown agent.planner of tdmpc2 'cem'; known are mppi$"):
+        load(None, ["--agent", "tdmpc2", "--agent.planner", "cem"])
+
+
+def test_a_file_with_a_wrong_planner_is_named(write):
+    path = write("agent: {name: muzero, planner: cem}")
+    with pytest.raises(UserError, match=f"^{path}: unknown agent.planner of muzero 'cem'"):
+        load(path)
+    assert load(path, ["--agent.planner", "soft_tree"]).agent.planner.name == "soft_tree"
+
+
+def test_a_command_plans_as_the_run_does_but_for_what_is_said(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    run = load(None, ["--agent", "muzero", "--agent.planner.simulations", "5"])
+    (tmp_path / "config.yaml").write_text(to_yaml(run))
+    words = [str(tmp_path), "--planner", "mctx"]
+    said = planner.command(EvalArguments, [*words, "--planner.candidates", "3"], "mbrl eval")
+    assert said.planner == dataclasses.replace(run.agent.planner, candidates=3)
+    assert planner.command(EvalArguments, words[:1], "mbrl eval").planner is None
+    assert planner.command(EvalArguments, [*words, "--help"], "mbrl eval") is None
+    assert re.search(r"planner\.simulations INT(?s:.{,200}?)\(default: 5\)", capsys.readouterr().out)
+    assert planner.command(EvalArguments, ["--planner", "mctx", "-h"], "mbrl eval") is None
+    assert re.search(r"planner\.simulations INT(?s:.{,200}?)\(default: 32\)", capsys.readouterr().out)
+
+
 def test_muzeros_searches_have_their_settings_beside_their_name(write):
     words = ["--agent", "muzero", "--agent.planner", "soft_tree", "--agent.planner.rounds", "3"]
     tree = load(None, words).agent.planner
@@ -152,11 +188,13 @@ def test_muzeros_searches_have_their_settings_beside_their_name(write):
     ("words", "said"),
     [
         (["--agent", "pets", "--agent.planner", "mctx"],
-         "^agent.planner of pets must be one of cem, icem, mppi, random; got 'mctx'$"),
+         "^unknown agent.planner of pets 'mctx'; known are cem, icem, mppi, random$"),
         (["--agent", "muzero", "--agent.planner", "cem"],
-         "^agent.planner of muzero must be one of mctx, soft_tree; got 'cem'$"),
-        (["--agent", "tdmpc2", "--agent.planner", "cme"], "^unknown agent.planner 'cme'; did you mean 'cem'"),
-        (["--agent.planner", "mpi"], "^unknown agent.planner 'mpi'; did you mean 'mppi'"),
+         "^unknown agent.planner of muzero 'cem'; known are mctx, soft_tree$"),
+        (["--agent", "mbpo", "--agent.planner", "cem"],
+         "^agent.planner is 'cem', but mbpo does not plan; take an agent that does$"),
+        (["--agent", "tdmpc2", "--agent.planner", "cme"], "^unknown agent.planner of tdmpc2 'cme'; did you mean 'cem'"),
+        (["--agent.planner", "mpi"], "^unknown agent.planner of dreamer 'mpi'; did you mean 'mppi'"),
         (["--agent.planner.samples", "3"], "^unknown option '--agent.planner.samples'; did you mean '--agent.planner"),
         (["--agent.planner", "mctx", "--agent.planner.samples", "3"], "^unknown option '--agent.planner.samples'"),
     ],

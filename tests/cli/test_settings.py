@@ -24,11 +24,17 @@ def test_all_agents_are_told_of():
     assert set(OURS) == {name for names in SAVED.values() for name in names}
 
 
-@pytest.mark.parametrize("agent", OURS)
-def test_what_runs_were_saved_with(agent):
-    now = dict(yaml_file.flatten(yaml.safe_load(to_yaml(load(overrides={"agent": agent})))))
-    then = {key: "mctx" for key, names in SAVED.items() if agent in names}
-    saved = set(up_to_date(then | {"agent.name": agent}))
+BOTH = [("muzero", "mctx"), ("muzero", "soft_tree")]
+
+
+@pytest.mark.parametrize(("agent", "planner"), [*((name, "") for name in OURS if name != "muzero"), *BOTH])
+def test_what_runs_were_saved_with(agent, planner):
+    words = {"agent": agent} | ({"agent.planner": planner} if planner else {})
+    now = dict(yaml_file.flatten(yaml.safe_load(to_yaml(load(overrides=words)))))
+    then = {key: None for key, names in SAVED.items() if agent in names} | {"agent.name": agent}
+    if planner:  # MuZero's runs had the name alone there, which says which of the others are still told
+        then["agent.planner"] = planner
+    saved = set(up_to_date(then))
     new = {key for key in now if key not in saved}
     assert not new, f"put {sorted(new)} into config.came_later, with what a run did before there was such a setting"
     gone = saved - set(now)

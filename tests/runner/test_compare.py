@@ -73,6 +73,19 @@ def test_a_setting_that_one_config_lacks_is_unset(write):
     assert [label for _, label in labels(runs)] == ["dreamer (remat=unset)", "dreamer (remat=true)"]
 
 
+def test_settings_of_a_planner_are_told_among_runs_that_have_it(write):
+    mppi, cem = {"name": "mppi", "samples": 512, "elites": 64}, {"name": "cem", "samples": 256}
+    runs = [
+        *write("a", scores=[1.0], **{"agent.planner": mppi}),
+        *write("b", scores=[1.0], **{"agent.planner": cem}),
+    ]
+    assert [label for _, label in labels(runs)] == ["dreamer (planner=mppi)", "dreamer (planner=cem)"]
+    runs += write("c", scores=[1.0], **{"agent.planner": mppi | {"elites": 32}})
+    assert [label for _, label in labels(runs)] == [
+        "dreamer (elites=64, planner=mppi)", "dreamer (elites=unset, planner=cem)", "dreamer (elites=32, planner=mppi)",
+    ]
+
+
 def test_a_run_from_before_there_was_a_setting_is_of_the_agent_that_leaves_it_as_it_was(write):
     key, runs = "agent.behaviour.whiten", write("old", agent="mbpo", scores=[1.0])
     runs = [*runs, *write("off", agent="mbpo", seed=1, scores=[2.0], **{key: False})]

@@ -98,7 +98,7 @@ def test_same_config(monkeypatch):
     with pytest.raises(UserError, match=r"agent\.depth = None, not 3"):
         check_same(saved, toy_config(agent=Wider()))
     # What was saved before there was a setting goes on where the setting leaves everything as it was.
-    monkeypatch.setattr(runner_config, "came_later", lambda agent: {"agent.depth": 3} if agent == "toy" else {})
+    monkeypatch.setattr(runner_config, "came_later", lambda agent, _: {"agent.depth": 3} if agent == "toy" else {})
     check_same(saved, toy_config(agent=Wider()))
     with pytest.raises(UserError, match=r"agent\.depth = 3, not 4"):
         check_same(saved, toy_config(agent=Wider(depth=4)))
