@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,19 +18,15 @@ from mbrl.agents.base import leeway
 from mbrl.core.errors import UserError
 from mbrl.evaluation import comparison as judge
 from mbrl.evaluation.comparison import Estimate
-from mbrl.runner.checks import MAY_CHANGE
 from mbrl.runner.config import up_to_date
 from mbrl.runner.iterations import iteration
+from mbrl.runner.labels import agent_labels, task_labels
 from mbrl.runner.loggers import Values, scan_metrics
 from mbrl.runner.rundir import RunDir
 
 _SCORE = "eval/return_mean"
 _FAULTS = "fault/updates", "fault/physics"
 _BROKEN = "fault/policy"  # a guest's is not finite, which no run survives
-# What tells no two agents apart, beside what may change while a run goes on.
-_ALIKE = (*MAY_CHANGE, "seed", "devices")
-_PLANNER = "agent.planner.name"
-_SPELLED = {"None": "null", "True": "true", "False": "false"}  # as in YAML
 _TAUS = 201
 # Of a return, which a run adds up in float32; no figure can be drawn of what is near the end of float64.
 _LARGEST = float(np.finfo(np.float32).max)
@@ -204,7 +200,8 @@ def compare(runs: Sequence[Run], reference: Mapping[str, tuple[float, float]] | 
     Raises:
         UserError: none of the runs was evaluated.
     """
-    tasks, agents = task_labels(runs), agent_labels(runs)
+    settings = [run.settings for run in runs]
+    tasks, agents = task_labels(settings), agent_labels(settings)
     notes = [*_twins(runs, tasks, agents)]
     scored: dict[tuple[str, str], list[Scored]] = {}
     ends = {}
@@ -212,9 +209,9 @@ def compare(runs: Sequence[Run], reference: Mapping[str, tuple[float, float]] | 
         ends[task], note = _end(task, [run for run, name in zip(runs, tasks, strict=True) if name == task])
         notes += [note] if note else []
     differs: dict[str, Mapping[str, Any]] = {}
-    for run, task, (agent, settings) in zip(runs, tasks, agents, strict=True):
+    for run, task, (agent, apart) in zip(runs, tasks, agents, strict=True):
         scored.setdefault((task, agent), []).append(_score(run, ends[task]))
-        differs[agent] = settings
+        differs[agent] = apart
     rows = tuple(
         _row(task, agent, differs[agent], scored[task, agent])
         for task in ends for agent in differs if (task, agent) in scored
@@ -241,64 +238,6 @@ def _twins(runs: Sequence[Run], tasks: Sequence[str], agents: Sequence[tuple[str
                 "and intervals are too narrow if they are the same"
             )
     return notes
-
-
-def task_labels(runs: Sequence[Run]) -> list[str]:
-    """Return each run's task: the environment's name, and the settings that tell it apart from others of that name."""
-    names = [str(run.settings["env.name"]) for run in runs]
-    labels = []
-    for run, name in zip(runs, names, strict=True):
-        alike = [other for other, theirs in zip(runs, names, strict=True) if theirs == name]
-        labels.append(_label(name, run, [key for key in _differing(alike) if key.startswith("env.")])[0])
-    return labels
-
-
-def agent_labels(runs: Sequence[Run]) -> list[tuple[str, dict[str, Any]]]:
-    """Return each run's agent: its name, and the settings that tell it apart, which are also returned by themselves.
-
-    Those are the settings that differ on any one task between runs of agents of that name; what only differs from
-    task to task is how the one agent was set up for each.
-    """
-    tasks, keys = task_labels(runs), {}
-    by_name_and_task: dict[tuple[str, str], list[Run]] = {}
-    for run, task in zip(runs, tasks, strict=True):
-        by_name_and_task.setdefault((run.settings["agent.name"], task), []).append(run)
-    for (name, _), alike in by_name_and_task.items():
-        keys.setdefault(name, {}).update(dict.fromkeys(_differing(alike)))
-    return [_label(run.settings["agent.name"], run, list(keys[run.settings["agent.name"]])) for run in runs]
-
-
-def _differing(runs: Iterable[Run]) -> list[str]:
-    """Return the settings in which some of the runs differ; those of a planner count among runs that have it."""
-    runs = list(runs)
-    keys = dict.fromkeys(key for run in runs for key in run.settings if not key.startswith(_ALIKE))
-    differing = []
-    for key in keys:
-        values: dict[Any, set[str]] = {}
-        for run in runs:
-            group = _setting(run, _PLANNER) if key.startswith("agent.planner.") and key != _PLANNER else None
-            values.setdefault(group, set()).add(repr(_setting(run, key)))
-        if any(len(found) > 1 for found in values.values()):
-            differing.append(key)
-    return differing
-
-
-def _setting(run: Run, key: str) -> Any:
-    """Return a setting, which another agent's run may lack."""
-    return run.settings.get(key, "unset")
-
-
-def _label(name: str, run: Run, keys: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return the name with the run's values of some settings, each under the shortest end of its key that is unique."""
-    told = {key: _setting(run, key) for key in keys}
-    groups = [key.removesuffix(".name") for key in keys]  # a group stands for its name, as where it is set
-    spelled = []
-    for key, value in zip(groups, told.values(), strict=True):
-        parts = key.split(".")
-        ends = (".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1))
-        short = next(end for end in ends if sum(f".{other}".endswith(f".{end}") for other in groups) == 1)
-        spelled.append(f"{short}={_SPELLED.get(repr(value), value)}")
-    return (f"{name} ({', '.join(spelled)})" if spelled else name), told
 
 
 def _end(task: str, runs: Sequence[Run]) -> tuple[int, str]:

@@ -8,6 +8,7 @@ from toy_folders import log_faults, write_run
 
 from mbrl.core.errors import UserError
 from mbrl.runner import compare, compare_report, rundir, yaml_file
+from mbrl.runner.labels import agent_labels, task_labels
 
 
 @pytest.fixture
@@ -28,7 +29,8 @@ def write(tmp_path):
 
 
 def labels(runs):
-    return list(zip(compare.task_labels(runs), [label for label, _ in compare.agent_labels(runs)], strict=True))
+    settings = [run.settings for run in runs]
+    return list(zip(task_labels(settings), [label for label, _ in agent_labels(settings)], strict=True))
 
 
 def scores(comparison):
@@ -56,7 +58,7 @@ def test_agents_are_told_apart_by_what_differs_between_them_on_a_task(write):
     ]
     large, nano = "dreamer (size=1m)", "dreamer (size=nano)"
     assert labels(runs) == [("x", large), ("x", nano), ("x", large), ("x", "planner"), ("y", nano)]
-    assert compare.agent_labels(runs)[1][1] == {"agent.size": "nano"}
+    assert agent_labels([run.settings for run in runs])[1][1] == {"agent.size": "nano"}
 
 
 def test_what_else_differs_is_named_as_shortly_as_it_can_be(write):
