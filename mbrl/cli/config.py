@@ -92,12 +92,13 @@ def planner_of(config: Config[Any], name: str) -> Any:
     Raises:
         UserError: there is none of that name.
     """
-    from mbrl.agents.searching import settled  # brings jax, likewise
+    from mbrl.agents.searching import settled  # bring jax with them, which the command line's own help does without
+    from mbrl.planners import config_of
 
     own, planners = getattr(config.agent, "planner", None), _planners(_entry(config.agent.name))
     if getattr(own, "name", "") == name:
         return settled(own)
-    return settled(planners[name] if name in planners else _anyones(name))
+    return settled(planners[name] if name in planners else config_of(name))
 
 
 def _entry(name: str, label: str = "") -> Any:
@@ -113,13 +114,6 @@ def _planners(entry: Any) -> Mapping[str, Any]:
     """Return the planners that an agent takes, as it has them: of a line that says nothing its own, if it has one."""
     own = getattr(entry.config(), "planner", None)
     return getattr(entry, "planners", {}) or ({} if own is None else {own.name: own})
-
-
-def _anyones(planner: str) -> Any:
-    """Return the config of a planner as it is where nothing of it was written, whoever plans."""
-    from mbrl.planners import config_of  # brings jax, likewise
-
-    return config_of(planner, "agent.planner")
 
 
 def _unwritten(entry: Any, planner: str = "", label: str = "") -> Config[Any]:

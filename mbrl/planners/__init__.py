@@ -48,18 +48,17 @@ __all__ = [
 ]
 
 
-def config_of(name: str, label: str = "planner") -> Any:
+def config_of(name: str) -> Any:
     """Return the config of a planner as it is where nothing of it is set; of `none` that of the policy alone.
 
     Args:
         name: of ``PLANNERS``, or `none`.
-        label: what an error calls it.
 
     Raises:
         UserError: there is none of that name.
     """
     if name not in _ALL:
-        raise unknown(label, name, _ALL)
+        raise unknown("planner", name, _ALL)
     return _ALL[name].config
 
 
