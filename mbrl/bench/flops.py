@@ -7,44 +7,65 @@ often as it runs. Only these count: they are what a machine's peak is measured i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
 
-def count(function: Callable[..., Any], *args: Any) -> int:
-    """Return the multiplications and additions of all products and convolutions that ``function(*args)`` does.
+class Product(NamedTuple):
+    """A matrix product or convolution of a traced program."""
 
-    A branch counts as its dearest alternative. A ``fori_loop`` whose bounds are known when it is traced is a scan; any
-    other is a ``while`` loop, whose length nobody knows, and counts once. What is traced and never used does not count.
+    equation: Any  # of the program
+    times: int  # it runs
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of one time."""
+        output, params = math.prod(self.equation.outvars[0].aval.shape), self.equation.params
+        if self.equation.primitive.name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            left = self.equation.invars[0].aval.shape
+            return 2 * output * math.prod(left[axis] for axis in contracted)
+        kernel = self.equation.invars[1].aval.shape
+        return 2 * output * math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
+
+
+def products(function: Callable[..., Any], *args: Any) -> list[Product]:
+    """Return all products and convolutions that ``function(*args)`` does.
+
+    A branch has those of its dearest alternative. A ``fori_loop`` whose bounds are known when it is traced is a scan;
+    any other is a ``while`` loop, whose length nobody knows, and runs once. What is traced and never used is left out.
     """
     whole = jax.make_jaxpr(function)(*args).jaxpr
     used, _ = partial_eval.dce_jaxpr(whole, [True] * len(whole.outvars))
-    return _walk(used)
+    return list(_walk(used, 1))
 
 
-def _walk(jaxpr: core.Jaxpr) -> int:
-    return sum(_equation(equation) for equation in jaxpr.eqns)
+def count(function: Callable[..., Any], *args: Any) -> int:
+    """Return the multiplications and additions of all ``products`` of ``function(*args)``."""
+    return _sum(products(function, *args))
 
 
-def _equation(equation: Any) -> int:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        inner = math.prod(left[axis] for axis in contracted)
-        return 2 * math.prod(equation.outvars[0].aval.shape) * inner
-    if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
-        outputs = params["dimension_numbers"].rhs_spec[0]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[outputs]
-    inside = [_walk(jaxpr) for jaxpr in _inside(params)]
-    if name == "scan":
-        return params["length"] * sum(inside)
-    return max(inside, default=0) if name == "cond" else sum(inside)
+def _sum(found: Iterable[Product]) -> int:
+    return sum(product.times * product.operations for product in found)
+
+
+def _walk(jaxpr: core.Jaxpr, times: int) -> Iterator[Product]:
+    """Yield the products of a program that runs ``times``."""
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name in ("dot_general", "conv_general_dilated"):
+            yield Product(equation, times)
+            continue
+        often = times * (params["length"] if name == "scan" else 1)
+        inside = [list(_walk(program, often)) for program in _inside(params)]
+        if name == "cond":
+            inside = [max(inside, key=_sum, default=[])]
+        for found in inside:
+            yield from found
 
 
 def _inside(params: dict[str, Any]) -> Iterator[core.Jaxpr]:

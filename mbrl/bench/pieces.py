@@ -44,9 +44,14 @@ class Piece(NamedTuple):
     function: Callable[..., Any]
     args: tuple[Any, ...]
     steps: int | None = None  # env steps of one call, or replayed or imagined ones
-    flops: int | None = None  # of one call's matrix products
+    method: Callable[..., Any] | None = None  # what has all products that the method asks for, and no other
+    flops: int | None = None  # of one call's products, where they are not those of one function
     donate: tuple[int, ...] = ()
     advance: Callable[[tuple[Any, ...], Any], tuple[Any, ...]] | None = None
+
+    def operations(self) -> int | None:
+        """Return the floating-point operations of one call's products; None where nobody counted them."""
+        return self.flops if self.method is None else count(self.method, *self.args)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +121,8 @@ def train_step(setting: Setting, gradient: str = "reinforce") -> Piece:
     sequence = experience(dreamer, replay.batch_length, replay.batch_size)
     args = (state, jax.random.key(1), sequence)
     steps = replay.batch_length * replay.batch_size
-    flops = count(_plain(dreamer).update, *args)
-    return Piece(dreamer.update, args, steps, flops, advance=lambda args, out: (out.state, *args[1:]))
+    method = _plain(dreamer).update
+    return Piece(dreamer.update, args, steps, method, advance=lambda args, out: (out.state, *args[1:]))
 
 
 def naive_step(setting: Setting) -> Piece:
@@ -143,8 +148,8 @@ def model_step(setting: Setting) -> Piece:
     gradient = jax.grad(lambda params, key, sequence: dreamer.model.loss(params, key, sequence)[0])
     args = (params, jax.random.key(1), sequence)
     plain = _plain(dreamer).model
-    flops = count(jax.grad(lambda params, key, sequence: plain.loss(params, key, sequence)[0]), *args)
-    return Piece(gradient, args, replay.batch_length * replay.batch_size, flops)
+    method = jax.grad(lambda params, key, sequence: plain.loss(params, key, sequence)[0])
+    return Piece(gradient, args, replay.batch_length * replay.batch_size, method)
 
 
 def imagination(setting: Setting) -> Piece:
@@ -155,7 +160,7 @@ def imagination(setting: Setting) -> Piece:
     dream = lambda params, key: dreamer.behaviour.imagine(
         params["model"], params, key, dreamer.model.initial(starts))
     args = (params, jax.random.key(1))
-    return Piece(dream, args, starts * dreamer.config.behaviour.horizon, count(dream, *args))
+    return Piece(dream, args, starts * dreamer.config.behaviour.horizon, dream)
 
 
 def policy_step(setting: Setting, batch: int = 1) -> Piece:
@@ -165,7 +170,7 @@ def policy_step(setting: Setting, batch: int = 1) -> Piece:
     timestep = jax.tree.map(lambda x: x[0], experience(dreamer, 1, batch).timestep)
     act = lambda state, key, memory, timestep: dreamer.act(state, key, memory, timestep, "train")
     args = (state, jax.random.key(1), dreamer.initial(batch), timestep)
-    return Piece(act, args, batch, count(act, *args))
+    return Piece(act, args, batch, act)
 
 
 def collection(setting: Setting) -> Piece:
@@ -173,8 +178,8 @@ def collection(setting: Setting) -> Piece:
     config = setting.config
     program = make_program(config)
     state = program.init(jax.random.key(0))
-    flops = count(program.prefill, state)
-    return Piece(program.prefill, (state,), config.epoch, flops, (0,), lambda _, out: (out[0],))
+    advance = lambda _, out: (out[0],)
+    return Piece(program.prefill, (state,), config.epoch, program.prefill, donate=(0,), advance=advance)
 
 
 def epoch(setting: Setting) -> Piece:
@@ -192,7 +197,8 @@ def epoch(setting: Setting) -> Piece:
         agent = make_program(dataclasses.replace(config, agent=plain)).agent
         flops = count(program.prefill, state) + _updates(config) * count(agent.update, state.agent, state.key, sequence)
     steps = config.epoch * config.seeds
-    return Piece(program.epoch, (state,), steps, flops, (0,), lambda _, out: (out[0],))
+    advance = lambda _, out: (out[0],)
+    return Piece(program.epoch, (state,), steps, flops=flops, donate=(0,), advance=advance)
 
 
 def _updates(config: Config) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mbrl.bench import profile, start, timing
+from mbrl.bench import products, profile, start, timing
 from mbrl.bench.pieces import BESIDE, PIECES, SEED_COUNT, Piece, Setting
 from mbrl.core import heap
 from mbrl.envs import make_vector
@@ -44,7 +44,9 @@ class _Timed(NamedTuple):
         return out
 
 
-def measure(names: Sequence[str], setting: Setting, repeats: int, seconds: float, folder: str = "") -> dict:
+def measure(
+    names: Sequence[str], setting: Setting, repeats: int, seconds: float, folder: str = "", alone: bool = False
+) -> dict:
     """Time pieces and return what was found, ready for JSON.
 
     Args:
@@ -53,6 +55,7 @@ def measure(names: Sequence[str], setting: Setting, repeats: int, seconds: float
         repeats: calls of each, at most.
         seconds: after which a piece is called no more.
         folder: where a trace of the pieces is left; empty for none.
+        alone: whether the matrix products of a piece are timed by themselves too, as ``products_ms``.
 
     Returns:
         the machine's figures and ``rows``, one a piece: ``ms`` is the median, ``share_of_peak`` the matrix products'
@@ -67,32 +70,38 @@ def measure(names: Sequence[str], setting: Setting, repeats: int, seconds: float
     heap.keep_freed()
     peak = timing.matrix_peak()
     rows = [
-        start.measure(config) if name == "start" else _row(name, setting, peak, repeats, seconds, folder)
+        start.measure(config) if name == "start" else _row(name, setting, peak, repeats, seconds, folder, alone)
         for name in names
     ]
     return _machine(peak) | {"rows": rows}
 
 
-def _row(name: str, setting: Setting, peak: float, repeats: int, seconds: float, folder: str) -> dict[str, Any]:
-    timed = _compile(PIECES[name](setting))
+def _row(
+    name: str, setting: Setting, peak: float, repeats: int, seconds: float, folder: str, alone: bool
+) -> dict[str, Any]:
+    piece = PIECES[name](setting)
+    operations = piece.operations()  # before a call takes the arguments away
+    by_themselves = products.alone(piece.method, *piece.args) if alone and piece.method else None
+    timed = _compile(piece)
     measured = timing.peak_bytes(timed, timed.compiled.footprint.held)
     label, other = BESIDE.get(name, ("", None))
     rivals = [] if other is None else [_compile(other(setting))]
     times = timing.in_turn([timed, *rivals], repeats, seconds)
     median = float(np.median(times[0]))
-    piece = timed.piece
     row: dict[str, Any] = {
         "piece": name,
         "ms": _ms(median),
         "ms_min": _ms(times[0].min()),
         "calls": len(times[0]),
         "steps_per_s": None if piece.steps is None else round(piece.steps / median, 1),
-        "gflop": None if piece.flops is None else round(piece.flops / 1e9, 4),
-        "share_of_peak": None if piece.flops is None else round(piece.flops / median / peak, 4),
+        "gflop": None if operations is None else round(operations / 1e9, 4),
+        "share_of_peak": None if operations is None else round(operations / median / peak, 4),
         "mib": round(timed.compiled.footprint.peak / 2**20, 2),
         "mib_measured": None if measured is None else round(measured / 2**20, 2),
         "compile_s": round(timed.compiled.seconds, 2),
     }
+    if alone:
+        row["products_ms"] = None if by_themselves is None else _ms(by_themselves)
     if rivals:
         ratios = times[1] / times[0]
         row |= {
@@ -130,13 +139,15 @@ def _machine(peak: float) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> str:
     """Return the report as a table to read."""
-    grid = Table("piece", *(f"[right]{name}[/]" for name in ("ms", "min", "steps/s", "GFLOP", "of peak", "MiB",
-                                                               "measured", "compile s", "beside", "ms", "ratio")))
+    columns = ["ms", "min", "steps/s", "GFLOP", "of peak", "MiB", "measured", "compile s", "beside", "ms", "ratio"]
+    alone = any("products_ms" in row for row in report["rows"])
+    grid = Table("piece", *(f"[right]{name}[/]" for name in [*columns, *["products ms"] * alone]))
     for row in report["rows"]:
         share, beside = row.get("share_of_peak"), row.get("beside", "")
         told = [row.get(key) for key in ("ms", "ms_min", "steps_per_s", "gflop")]
         told += [None if share is None else f"{share:.1%}", row.get("mib"), row.get("mib_measured")]
         told += [row.get("compile_s"), beside or None, row.get(f"{beside}_ms"), row.get("ratio")]
+        told += [row.get("products_ms")] * alone
         grid.add_row(row["piece"], *("-" if cell is None else f"{cell}" for cell in told))
     console = Console(width=150)
     with console.capture() as captured:

@@ -65,6 +65,8 @@ class BenchArguments:
     """Stop calling a piece after this long, but not before three calls."""
     profile: str = ""
     """Folder for a trace of the pieces (Perfetto opens it) and a table of what takes longest; empty for none."""
+    products: bool = False
+    """Time a piece's matrix products by themselves too, each alone: no arrangement of them is faster than that."""
     json: bool = False
     """Print the last line as JSON."""
 
@@ -90,7 +92,8 @@ def run(argv: Sequence[str]) -> int:
     rates = bench.GROUPS.get(arguments.piece, {})
     names = list(bench.NAMES) if arguments.piece == "all" else list(rates) or [arguments.piece]
     made = Setting(setting(arguments), arguments.obs)
-    report = bench.measure(names, made, arguments.repeats, arguments.seconds, arguments.profile)
+    report = bench.measure(names, made, arguments.repeats, arguments.seconds, arguments.profile,
+                           arguments.products)
     if not arguments.json:
         print(bench.table(report))
     elif arguments.piece == "all" or rates:

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mbrl.bench import products
 from mbrl.bench.flops import count
 
 A, B = jnp.ones((2, 3)), jnp.ones((3, 4))
@@ -38,3 +39,27 @@ def test_products_are_counted_as_often_as_they_run(function, products):
 
 def test_a_batched_product():
     assert count(lambda x, y: jnp.einsum("gij,gjk->gik", x, y), jnp.ones((5, 2, 3)), jnp.ones((5, 3, 4))) == 5 * PRODUCT
+
+
+def test_products_by_themselves_are_timed_once_a_kind_and_summed_as_often_as_they_run(monkeypatch):
+    """Each takes as many seconds as it has operations: then the sum is what is counted."""
+    timed = []
+
+    def seconds(product):
+        timed.append(product)
+        return float(product.operations)
+
+    monkeypatch.setattr(products, "_seconds", seconds)
+    chain = lambda a, b: jax.lax.scan(lambda c, _: (c, (a @ b, (a + 1) @ b, a.T @ a)), 0.0, None, 7)
+    assert products.alone(chain, A, B) == count(chain, A, B) == 7 * (2 * PRODUCT + 2 * 3 * 2 * 3)
+    assert len(timed) == 2
+
+
+def test_a_product_by_itself_takes_as_long_as_it_takes():
+    """A hundred times the operations take longer, here of a product and of a convolution."""
+    small, large = jnp.ones((8, 8)), jnp.ones((512, 512))
+    assert 0 <= products.alone(lambda x: x @ x, small) < products.alone(lambda x: x @ x, large)
+    image, kernel = jnp.ones((4, 64, 64, 8)), jnp.ones((3, 3, 8, 8))
+    layout = ("NHWC", "HWIO", "NHWC")
+    convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=layout)
+    assert products.alone(convolve, image, kernel) > products.alone(lambda x: x.sum(), image) == 0

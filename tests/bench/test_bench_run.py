@@ -24,10 +24,11 @@ def bench(capsys, *words):
 
 
 def test_train_step_is_timed_beside_the_plain_one(capsys):
-    row = bench(capsys, "train_step", "--obs", "vector")
+    row = bench(capsys, "train_step", "--obs", "vector", "--products")
     assert {"ms", "naive_ms", "share_of_peak", "ratio", "gflop", "mib", "compile_s", "peak_gflop_per_s"} <= row.keys()
     assert row["ms"] > 0
     assert row["naive_ms"] > 0
+    assert row["products_ms"] > 0
     assert 0 < row["share_of_peak"] < 1
     assert row["calls"] == 3
 
@@ -53,9 +54,10 @@ def test_what_draws_is_told_under_its_own_names(capsys, monkeypatch):
 
 def test_a_table_to_read(capsys):
     """Of a piece with an environment."""
-    assert main(["bench", "collection", *SMALL]) == 0
+    assert main(["bench", "collection", *SMALL, "--products"]) == 0
     said = capsys.readouterr().out
     assert "collection" in said
+    assert "products ms" in said
     assert "GFLOP/s" in said
 
 
