@@ -257,6 +257,10 @@ def test_physics_are_set_in_python():
         ({"physics": Physics(friction=-1.0)}, "physics.friction is -1.0, but must be at least 0"),
         ({"physics": Physics(gravity=np.nan)}, "physics.gravity is nan, but must be finite"),
         ({"ranges": Ranges(size=(-0.5, 1.0))}, "an end of ranges.size is -0.5, but must be above 0"),
+        ({"physics": Physics(size=5.1)},
+         "physics.size is 5.1, but must be at most 5 for all bodies to fit into this room"),
+        ({"physics": Physics(size=9.0), "ranges": Ranges(size=(1.0, 6.0))},
+         "an end of ranges.size is 6.0, but must be at most 5 for all bodies to fit into this room"),
         ({"ranges": Ranges(wind=(2.0, -2.0))}, "ranges.wind is from 2.0 to -2.0, but must begin with the smaller one"),
     ],
 )
@@ -265,6 +269,19 @@ def test_knobs_that_make_no_sense_are_told(knobs, sentence):
         Boxes("bounce", **knobs)
     assert str(error.value) == sentence
     Boxes("bounce", physics=Physics(gravity=-1.0, friction=0.0), ranges=Ranges(wind=(1.0, 1.0), size=None))
+    Boxes("bounce", physics=Physics(size=5.0))
+
+
+def test_the_largest_bodies_still_find_a_place_within_the_walls():
+    """Twice its size an urchin just fits; what is larger is refused."""
+    env = Boxes("urchin", physics=Physics(size=2.0))
+    state, _ = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 16))
+    x, y = state.motion.q[:, 0], state.motion.q[:, 1]
+    assert (x >= 2.5 - 1e-5).all()
+    assert (x <= 7.5 + 1e-5).all()
+    np.testing.assert_allclose(y, 2.5, atol=1e-5)
+    with pytest.raises(UserError, match="must be at most 2 for all bodies"):
+        Boxes("urchin", physics=Physics(size=2.01))
 
 
 def test_a_reached_goal_ends_the_episode():

@@ -1,5 +1,6 @@
 """From an environment to its picture: cameras, bodies, refusals, and pictures in observations."""
 
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -156,6 +157,16 @@ def test_a_mesh_is_named_once_and_the_rest_is_drawn():
         found = scene(world(one + one + '<geom size=".5" rgba="1 1 1 1"/>', mesh))
     assert len(told) == 1
     assert len(found.kinds) == 1
+
+
+def test_a_mesh_that_its_material_hides_is_not_missed():
+    mesh = ('<mesh name="m" vertex="0 0 0  1 0 0  0 1 0  0 0 1"/>'
+            '<material name="clear" rgba="1 1 1 0"/><material name="red" rgba="1 0 0 1"/>')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scene(world('<geom type="mesh" mesh="m" material="clear"/>', mesh))
+    with pytest.warns(UserWarning, match="kind mesh is not drawn"):
+        scene(world('<geom type="mesh" mesh="m" material="red"/>', mesh))
 
 
 def test_what_is_hidden_or_in_a_late_group_is_not_drawn_and_sites_are():

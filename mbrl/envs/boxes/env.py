@@ -15,7 +15,7 @@ from mbrl.core.errors import UserError, unknown
 from mbrl.core.types import LAST, MID, PRNGKey, TimeStep, restart
 from mbrl.envs.boxes import render
 from mbrl.envs.boxes.engine import Motion, advance
-from mbrl.envs.boxes.knobs import Knobs, Physics, Ranges, check, draw, fixed
+from mbrl.envs.boxes.knobs import Knobs, Physics, Ranges, check, check_size, draw, fixed
 from mbrl.envs.boxes.model import build
 from mbrl.envs.boxes.scene import Body, World
 from mbrl.envs.boxes.start import Start
@@ -92,6 +92,7 @@ class Boxes:
         self._advance = advance(self.model, self._room)
         self._bits = render.bits(self.model, self._room, self.world.pixels)
         self._start = Start(self.world, self.model)
+        check_size(physics, ranges, self._start.most)
         self._aims = self._goal_bodies()
         robot = self.world.robot.bodies if self.world.robot else ()
         self.alike = _alike((*robot, *self.world.objects))

@@ -79,6 +79,18 @@ def check(physics: Physics, ranges: Ranges | None) -> None:
             raise UserError(f"ranges.{name} is from {bounds[0]} to {bounds[1]}, but must begin with the smaller one")
 
 
+def check_size(physics: Physics, ranges: Ranges | None, most: float) -> None:
+    """Check that bodies are not made too large for their room.
+
+    Raises:
+        UserError: ``size`` is, or may be drawn, above ``most``.
+    """
+    drawn = ranges.size if ranges else None
+    label, size = ("an end of ranges.size", drawn[1]) if drawn else ("physics.size", physics.size)
+    if size > most:
+        raise UserError(f"{label} is {size}, but must be at most {most:.4g} for all bodies to fit into this room")
+
+
 def _check_value(label: str, name: str, value: float) -> None:
     if not math.isfinite(value):
         raise UserError(f"{label} is {value}, but must be finite")

@@ -29,6 +29,13 @@ class Start:
     def __init__(self, world: World, model: Model) -> None:
         self.world, self.model = world, model
 
+    @property
+    def most(self) -> float:
+        """The largest ``Knobs.size`` at which each body, and the robot, finds a place in the room."""
+        reaches = [self._reach(body) for body in range(self.model.robot, len(self.model.names))]
+        reaches += [self.world.robot.bound] if self.world.robot else []
+        return min(self.world.width, self.world.height) / 2 / max(reaches)
+
     def places(self, q: Float[Array, "Q"], knobs: Knobs) -> tuple[Array, Array, Array]:
         """Return x and y [m] and the angle [rad] of all bodies, each ``[N]``."""
         q = q[:, None]

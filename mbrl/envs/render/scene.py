@@ -85,7 +85,7 @@ def _shown(model: Any, what: str, i: int) -> bool:
 def _name_missing(model: Any) -> None:
     """Warn once of what is visible in MuJoCo and not here."""
     kinds: Any = importlib.import_module("mujoco").mjtGeom
-    shown = [i for i in range(model.ngeom) if model.geom_group[i] < _GROUPS and model.geom_rgba[i, 3] > 0]
+    shown = [i for i in range(model.ngeom) if model.geom_group[i] < _GROUPS and _colour(model, "geom", i)[3] > 0]
     missing = sorted({int(model.geom_type[i]) for i in shown} - set(_MUJOCO))
     if missing:
         names = ", ".join(kinds(kind).name.removeprefix("mjGEOM_").lower() for kind in missing)
