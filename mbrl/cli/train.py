@@ -76,7 +76,6 @@ def _train(config: reader.Config[Any], resume: str | None) -> int:
     from mbrl.runner.stop import Interrupted, RunFailedError
     from mbrl.runner.train import train
 
-    heap.few_arenas()
     cache = compilation.use_cache()
     try:
         result = train(config, resume=resume, reporter=make_reporter())
@@ -105,7 +104,6 @@ def _train_together(launch: Launch, words: Sequence[str]) -> int:
     from mbrl.runner.stop import Interrupted, RunFailedError
     from mbrl.runner.train import train
 
-    heap.few_arenas()
     compilation.use_cache()
     try:
         with hosts.join(launch, lambda: _told(words)) as together:

@@ -18,7 +18,6 @@ from mbrl.cli import config as reader
 from mbrl.cli.config import config_type, load
 from mbrl.cli.evaluate import EvalArguments
 from mbrl.cli.main import main
-from mbrl.core import heap
 from mbrl.core.errors import UserError
 from mbrl.envs import make
 from mbrl.planners import PLANNERS
@@ -407,7 +406,6 @@ def without_compiling(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(train, "prepare", prepare)
         patch.setattr(train.rundir, "create", create)
-        patch.setattr(heap, "few_arenas", lambda: None)
         patch.setattr(compilation, "use_cache", lambda: None)
         yield folder
 
