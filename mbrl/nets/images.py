@@ -34,7 +34,8 @@ class ImageConfig:
     multiples: tuple[int, ...] = (2, 3, 4, 4)
     """Channels of each stage, in depths; the last ones where there are fewer stages, the very last again for more."""
     kernel: int = 5
-    """Width of the convolutions, in pixels."""
+    """Width of the convolutions, in pixels: odd, or 2 with `stride`, whose blocks then do not overlap, which is far
+    cheaper."""
     sampling: Sampling = "pool"
     """`pool` takes the maximum of each block and repeats pixels; `stride` convolves by two, and transposed."""
     loss: Literal["mse", "laplace"] = "mse"
@@ -85,10 +86,12 @@ def _check(config: ImageConfig, blocks: int) -> None:
             f"worldmodel.images.depth times the last of its multiples must be a multiple of worldmodel.blocks "
             f"({blocks}); got {depth} x {multiples[-1]}"
         )
-    if config.kernel < 3 or config.kernel % 2 == 0:
-        raise UserError(f"worldmodel.images.kernel must be odd and at least 3; got {config.kernel}")
     if config.sampling not in {"pool", "stride"}:
         raise unknown("worldmodel.images.sampling", config.sampling, ("pool", "stride"))
+    patches = config.sampling == "stride" and config.kernel == 2
+    if not patches and (config.kernel < 3 or config.kernel % 2 == 0):
+        raise UserError(f"worldmodel.images.kernel must be odd and at least 3, or 2 with sampling stride; "
+                        f"got {config.kernel} with {config.sampling}")
     if config.loss not in {"mse", "laplace"}:
         raise unknown("worldmodel.images.loss", config.loss, ("mse", "laplace"))
     if config.shift < 0:

@@ -68,9 +68,9 @@ def test_loss_and_gradient_are_the_same(both):
         np.testing.assert_allclose(grad, other, rtol=2e-3, atol=2e-5 * np.abs(other).max(), err_msg=str(path))
 
 
-@pytest.mark.parametrize("sampling", ["pool", "stride"])
-def test_images_are_read_and_drawn_the_same(sampling):
-    images = ImageConfig(depth=2, multiples=(1, 2), sampling=sampling)
+@pytest.mark.parametrize(("sampling", "kernel"), [("pool", 5), ("stride", 5), ("stride", 2)])
+def test_images_are_read_and_drawn_the_same(sampling, kernel):
+    images = ImageConfig(depth=2, multiples=(1, 2), sampling=sampling, kernel=kernel)
     spec = {"eye": specs.BoundedArray((16, 16, 1), np.uint8, 0, 1), "arm": specs.Array((3,), np.float32)}
     config = dataclasses.replace(CONFIG, worldmodel=dataclasses.replace(CONFIG.worldmodel, images=images))
     dreamer = Dreamer(config, spec, specs.BoundedArray((1,), np.float32, -1.0, 1.0))

@@ -34,7 +34,7 @@ def test_halving_takes_the_maximum_of_each_block(width):
     close(halve(x, kernel, "pool"), pooled)
 
 
-@pytest.mark.parametrize("width", [*ODD, 4])
+@pytest.mark.parametrize("width", [*ODD, 2, 4])
 def test_halving_by_a_stride(width):
     x, kernel = drawn(width)
     close(halve(x, kernel, "stride"), plain(x, kernel, 2))
@@ -46,7 +46,7 @@ def test_doubling_repeats_pixels(width):
     close(double(x, kernel, "pool"), plain(x.repeat(2, 1).repeat(2, 2), kernel))
 
 
-@pytest.mark.parametrize("width", [*ODD, 4])
+@pytest.mark.parametrize("width", [*ODD, 2, 4])
 def test_doubling_by_a_transpose(width):
     x, kernel = drawn(width)
     close(double(x, kernel, "stride"), lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=LAYOUT))
@@ -58,7 +58,7 @@ def test_blocks_become_channels_row_by_row():
     np.testing.assert_array_equal(to_pixels(to_channels(image)), image)
 
 
-@pytest.mark.parametrize("width", ODD)
+@pytest.mark.parametrize("width", [1, *ODD])
 def test_the_gradient_is_the_convolutions(width):
     x, kernel = drawn(width)
     out = jax.random.normal(jax.random.key(9), (2, 8, 12, 3))

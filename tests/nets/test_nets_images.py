@@ -54,7 +54,9 @@ def test_images_of_zero_and_one_are_binary():
         (image(8, 8), {"depth": None}, "images.depth must be at least 1; got None"),
         (image(8, 8), {"multiples": ()}, "images.multiples must be numbers"),
         (image(8, 8), {"multiples": (2, 1), "depth": 3}, r"multiple of worldmodel.blocks \(2\); got 3 x 1"),
-        (image(8, 8), {"kernel": 4}, "images.kernel must be odd and at least 3; got 4"),
+        (image(8, 8), {"kernel": 4}, "images.kernel must be odd and at least 3, or 2 with sampling stride; got 4 with"),
+        (image(8, 8), {"kernel": 2}, "or 2 with sampling stride; got 2 with pool"),
+        (image(8, 8), {"kernel": 4, "sampling": "stride"}, "or 2 with sampling stride; got 4 with stride"),
         (image(8, 8), {"sampling": "blur"}, "images.sampling"),
         (image(8, 8), {"loss": "huber"}, "images.loss"),
         (image(8, 8), {"shift": -1}, "images.shift must be at least 0; got -1"),
@@ -71,10 +73,10 @@ def test_what_cannot_be_built_is_refused_in_a_sentence(spec, changes, sentence):
 
 
 @pytest.mark.parametrize("lead", [(), (2, 3)])
-@pytest.mark.parametrize("sampling", ["pool", "stride"])
-def test_tokens_and_drawings_have_their_shapes(lead, sampling):
+@pytest.mark.parametrize(("sampling", "kernel"), [("pool", 5), ("stride", 5), ("stride", 2)])
+def test_tokens_and_drawings_have_their_shapes(lead, sampling, kernel):
     found = picture(image(16, 8, 3))
-    config = dataclasses.replace(CONFIG, sampling=sampling)
+    config = dataclasses.replace(CONFIG, sampling=sampling, kernel=kernel)
     encoder, decoder = ImageEncoder(found, config), ImageDecoder(found, config, 2, 5)
     key = jax.random.key(0)
     token, _ = jax.eval_shape(encoder.init_with_output, key, jnp.zeros((*lead, 16, 8, 3), jnp.uint8))
@@ -97,6 +99,18 @@ def test_a_pixel_is_seen_where_it_is():
     expected = np.broadcast_to(np.array([silu(-one), silu(one)]), (4, 4, 2)).copy()
     expected[1, 2] = silu(one)
     np.testing.assert_allclose(token, expected, rtol=1e-4)
+
+
+def test_blocks_that_do_not_overlap_are_seen_each_by_itself():
+    """With a kernel of 2 and one stage, what is in one block of four pixels is in one place of the token."""
+    config = ImageConfig(depth=2, multiples=(1,), sampling="stride", kernel=2)
+    found = picture(image(8, 8), config)
+    encoder = ImageEncoder(found, config)
+    grey = jnp.full((8, 8, 1), 128, jnp.uint8)
+    params = encoder.init(jax.random.key(0), grey)
+    dot = grey.at[3, 6, 0].set(255)
+    moved = (encoder.apply(params, dot) - encoder.apply(params, grey)).reshape(4, 4, 2)
+    assert sorted(zip(*np.nonzero(np.abs(moved).sum(-1)), strict=True)) == [(1, 3)]
 
 
 def test_every_block_of_the_state_has_its_own_channels_of_the_smallest_stage():
