@@ -4,7 +4,8 @@
     python scripts/published_scores.py proprio tdmpc2 dreamerv3
 
 The per-seed numbers are averaged here; nothing else is taken from the repositories. What is printed stands in
-`experiments/suites/dmc-proprio.yaml` and `dmc-vision.yaml` below their first lines.
+`experiments/suites/dmc-proprio.yaml` and `dmc-vision.yaml` below their first lines; with `--at 50000 --window 20000`,
+which leaves out tasks that nobody has a score for then, in `dmc-50k.yaml`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-WINDOW = 50_000  # env steps over which DreamerV3's scores, single training episodes in bins, are averaged
+WINDOW = 50_000  # env steps over which DreamerV3's scores, training episodes in bins of 10,000, are averaged
 DREAMER_STEPS = {"proprio": (100_000, 250_000, 500_000), "vision": (100_000, 500_000, 1_000_000)}
 TDMPC2_STEPS = (100_000, 500_000, 1_000_000, 4_000_000)
 TDMPC2_FOLDER = {"proprio": "tdmpc2", "vision": "tdmpc2-pixels"}
@@ -48,13 +49,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("kind", choices=list(DREAMER_STEPS))
     parser.add_argument("tdmpc2", type=Path, help="clone of nicklashansen/tdmpc2")
     parser.add_argument("dreamerv3", type=Path, help="clone of danijar/dreamerv3")
+    parser.add_argument("--at", type=int, default=None, help="env steps of the scores, instead of those that we have")
+    parser.add_argument("--window", type=int, default=WINDOW, help="env steps over which DreamerV3's are averaged")
     args = parser.parse_args(argv)
+    dreamer_steps = (args.at,) if args.at else DREAMER_STEPS[args.kind]
+    tdmpc2_steps = (args.at,) if args.at else TDMPC2_STEPS
     from mbrl.envs.playground import NAMES
 
     episodes = dreamer_episodes(args.dreamerv3, args.kind)
     for name in NAMES:
         task = DOMAINS.get(name) or "-".join(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().split("_", 1))
-        found = [*dreamer(args.dreamerv3, args.kind, task, episodes), *tdmpc2(args.tdmpc2, args.kind, task)]
+        path = f"danijar/dreamerv3@{commit(args.dreamerv3)}: scores/dmc_{args.kind}-dreamerv3.json.gz"
+        runs = episodes.get(f"dmc_{task.replace('-', '_')}", [])
+        found = [*dreamer(path, runs, dreamer_steps, args.window), *tdmpc2(args.tdmpc2, args.kind, task, tdmpc2_steps)]
+        if args.at and not found:
+            continue
         sys.stdout.write(f"  {name}:\n    env: dmc/{name}\n")
         if found:
             sys.stdout.write("    references:\n")
@@ -70,17 +79,15 @@ def dreamer_episodes(clone: Path, kind: str) -> dict[str, list[dict[float, float
     return found
 
 
-def dreamer(clone: Path, kind: str, task: str, episodes: dict[str, list[dict[float, float]]]) -> Iterable[Found]:
-    """Yield DreamerV3's scores on a task."""
-    runs = episodes.get(f"dmc_{task.replace('-', '_')}", [])
-    path = f"danijar/dreamerv3@{commit(clone)}: scores/dmc_{kind}-dreamerv3.json.gz"
-    for at in DREAMER_STEPS[kind] if runs else ():
-        means = [statistics.fmean(score for step, score in run.items() if at - WINDOW < step <= at) for run in runs]
-        how = f"mean of {len(runs)} seeds over the {WINDOW // 1000}k env steps before"
+def dreamer(path: str, runs: list[dict[float, float]], steps: Iterable[int], window: int) -> Iterable[Found]:
+    """Yield DreamerV3's scores on a task, of which it has these runs in the file ``path``."""
+    for at in steps if runs else ():
+        means = [statistics.fmean(score for step, score in run.items() if at - window < step <= at) for run in runs]
+        how = f"mean of {len(runs)} seeds over the {window // 1000}k env steps before"
         yield Found("DreamerV3", statistics.fmean(means), at, how, path)
 
 
-def tdmpc2(clone: Path, kind: str, task: str) -> Iterable[Found]:
+def tdmpc2(clone: Path, kind: str, task: str, steps: Iterable[int]) -> Iterable[Found]:
     """Yield TD-MPC2's scores on a task."""
     domain, _, what = task.partition("-")
     path = f"results/{TDMPC2_FOLDER[kind]}/{SHORT.get(domain, domain)}-{what.replace('_', '-')}.csv"
@@ -88,7 +95,7 @@ def tdmpc2(clone: Path, kind: str, task: str) -> Iterable[Found]:
     by_step = defaultdict(list)
     for row in csv.DictReader(io.StringIO(content.decode())):
         by_step[int(row["step"])].append(float(row["reward"]))
-    for at in TDMPC2_STEPS:
+    for at in steps:
         if scores := by_step.get(at):
             source = f"nicklashansen/tdmpc2@{commit(clone)}: {path}"
             yield Found("TD-MPC2", statistics.fmean(scores), at, f"mean of {len(scores)} seeds", source)
