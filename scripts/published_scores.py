@@ -24,7 +24,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-WINDOW = 50_000  # env steps over which DreamerV3's scores, training episodes in bins of 10,000, are averaged
+BIN = 10_000  # env steps between DreamerV3's scores, which are of training episodes
+WINDOW = 50_000  # env steps over which these are averaged
 DREAMER_STEPS = {"proprio": (100_000, 250_000, 500_000), "vision": (100_000, 500_000, 1_000_000)}
 TDMPC2_STEPS = (100_000, 500_000, 1_000_000, 4_000_000)
 TDMPC2_FOLDER = {"proprio": "tdmpc2", "vision": "tdmpc2-pixels"}
@@ -49,17 +50,19 @@ def main(argv: list[str]) -> int:
     parser.add_argument("kind", choices=list(DREAMER_STEPS))
     parser.add_argument("tdmpc2", type=Path, help="clone of nicklashansen/tdmpc2")
     parser.add_argument("dreamerv3", type=Path, help="clone of danijar/dreamerv3")
-    parser.add_argument("--at", type=int, default=None, help="env steps of the scores, instead of those that we have")
+    parser.add_argument("--at", type=int, default=None, help="env steps of the scores; the suites' if not given")
     parser.add_argument("--window", type=int, default=WINDOW, help="env steps over which DreamerV3's are averaged")
     args = parser.parse_args(argv)
+    if args.window < BIN or (args.at is not None and args.at < BIN):
+        parser.error(f"--at and --window must be at least {BIN} env steps, which DreamerV3's scores are apart")
     dreamer_steps = (args.at,) if args.at else DREAMER_STEPS[args.kind]
     tdmpc2_steps = (args.at,) if args.at else TDMPC2_STEPS
     from mbrl.envs.playground import NAMES
 
     episodes = dreamer_episodes(args.dreamerv3, args.kind)
+    path = f"danijar/dreamerv3@{commit(args.dreamerv3)}: scores/dmc_{args.kind}-dreamerv3.json.gz"
     for name in NAMES:
         task = DOMAINS.get(name) or "-".join(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().split("_", 1))
-        path = f"danijar/dreamerv3@{commit(args.dreamerv3)}: scores/dmc_{args.kind}-dreamerv3.json.gz"
         runs = episodes.get(f"dmc_{task.replace('-', '_')}", [])
         found = [*dreamer(path, runs, dreamer_steps, args.window), *tdmpc2(args.tdmpc2, args.kind, task, tdmpc2_steps)]
         if args.at and not found:

@@ -66,7 +66,7 @@ class BenchArguments:
     profile: str = ""
     """Folder for a trace of the pieces (Perfetto opens it) and a table of what takes longest; empty for none."""
     products: bool = False
-    """Time a piece's matrix products by themselves too, each alone: no arrangement of them is faster than that."""
+    """Time matrix products too, each by itself: of the train and model steps, imagination, acting and collection."""
     json: bool = False
     """Print the last line as JSON."""
 
@@ -111,6 +111,8 @@ def _check(arguments: BenchArguments, known: list[str]) -> None:
         raise UserError(f"--repeats must be at least 1, not {arguments.repeats}")
     if arguments.when and arguments.piece != "planners":
         raise UserError(f"--when is a question about planners, not about {arguments.piece}: mbrl bench planners --when")
+    if arguments.products and arguments.piece in _APART:
+        raise UserError(f"--products is about pieces of a training run, not about {arguments.piece}: leave it out")
 
 
 def _planners(arguments: BenchArguments) -> int:

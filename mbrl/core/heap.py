@@ -9,24 +9,18 @@ from collections.abc import Iterator
 from typing import Any
 
 # Names of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_ARENAS = 2  # new ones are made for no thread once there are so many
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _KEPT: list[bool] = []  # not empty while `cycles_kept` is what keeps Python from looking for cycles
 
 
-def few_arenas() -> bool:
-    """Let threads that begin from now on allocate from arenas that are there; return whether that is so.
-
-    Otherwise each has a new one, and each keeps what it once had. A run's saves pass through dozens of threads, so that
-    its memory would grow for hours. To be called when the programs have been compiled: XLA's threads must not share
-    an arena with the compiler, which leaves it in thousands of pieces. Looking through these for room took a third of
-    the time of an update from pictures.
-    """
-    return bool(_call("mallopt", _M_ARENA_MAX, _ARENAS))
-
-
 def hand_back() -> bool:
-    """Hand what is free back to the system; return whether there was any."""
+    """Hand what is free back to the system, of all threads' arenas; return whether there was any.
+
+    There is no limit to the number of arenas (``M_ARENA_MAX``), though a run's saves pass through dozens of threads:
+    with this after each of them memory does not grow, and a limit makes XLA's threads share an arena with the compiler,
+    which leaves it in thousands of pieces. Looking through these for room took a third of the time of updates from
+    pictures.
+    """
     return bool(_call("malloc_trim", 0))
 
 

@@ -4,7 +4,8 @@ Pooling after a convolution, a stride of two, and a convolution of an enlarged i
 by two alike. With a block's four pixels as channels, each of them is a plain, narrower convolution at half the
 resolution (3 x 3 for a kernel of 5 x 5): the same function, as tests compare. Doubling then takes 36 products a block
 instead of 100; halving by the maximum takes 144, of which some are with zero, but has no windowed maximum, whose
-gradient is slow on a CPU, so elsewhere it is done plainly. (Shi et al. 2016 on sub-pixel convolution.)
+gradient is slow on a CPU, so elsewhere it is done plainly. (Shi et al. 2016 on sub-pixel convolution.) A kernel of
+2 x 2 with a stride of two becomes 1 x 1: one matrix product.
 """
 
 from __future__ import annotations

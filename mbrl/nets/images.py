@@ -34,8 +34,8 @@ class ImageConfig:
     multiples: tuple[int, ...] = (2, 3, 4, 4)
     """Channels of each stage, in depths; the last ones where there are fewer stages, the very last again for more."""
     kernel: int = 5
-    """Width of the convolutions, in pixels: odd, or 2 with `stride`, whose blocks then do not overlap, which is far
-    cheaper."""
+    """Width of the convolutions, in pixels: odd, or 2 with `stride`, where each stage is then one matrix product of
+    blocks that do not overlap."""
     sampling: Sampling = "pool"
     """`pool` takes the maximum of each block and repeats pixels; `stride` convolves by two, and transposed."""
     loss: Literal["mse", "laplace"] = "mse"

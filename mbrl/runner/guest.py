@@ -169,7 +169,6 @@ def _hear(m: _Machine, agent: Any, metrics: dict[str, float]) -> None:
 
 def _save(m: _Machine, state: GuestState, values: Values) -> None:
     """Save the policy; the log is durable first."""
-    heap.few_arenas()  # it has compiled what it learns with
     m.log.sync()
     m.saves.save(state, int(state.step), config=to_yaml(m.config), metric=values["eval/return_mean"])
     mark_saved(m.folder)

@@ -237,7 +237,6 @@ def _compiled(m: _Machine, name: str, state: TrainState) -> Epoch:
         found = compile_for(getattr(m.program, name), state) if begun is None else begun.result()
         if name == "epoch":
             heap.collect_cycles()
-            heap.few_arenas()
         heap.hand_back()  # the compiler had more than the run will need
         peak, free = memory.human(found.footprint.peak), memory.human(memory.available_bytes())
         host = f", and {memory.human(found.footprint.host)} of the host's memory" if found.footprint.host else ""

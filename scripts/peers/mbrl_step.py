@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
 
 def timed(piece: Piece, calls: int, seconds: float) -> dict[str, Any]:
     """Compile, warm up and call one piece again and again, each time with the state that it returned."""
+    operations = piece.operations()
     compiled = timing.compile_once(piece.function, *piece.args, donate=piece.donate)
     args = [piece.args]
 
@@ -55,7 +56,7 @@ def timed(piece: Piece, calls: int, seconds: float) -> dict[str, Any]:
     times = 1e3 * timing.in_turn([once], calls, seconds)[0]
     return {
         "ms": float(np.median(times)), "ms_min": float(times.min()), "calls": len(times),
-        "compile_s": compiled.seconds, "gflop": None if piece.flops is None else piece.flops / 1e9,
+        "compile_s": compiled.seconds, "gflop": None if operations is None else operations / 1e9,
     }
 
 

@@ -29,6 +29,7 @@ def test_train_step_is_timed_beside_the_plain_one(capsys):
     assert row["ms"] > 0
     assert row["naive_ms"] > 0
     assert row["products_ms"] > 0
+    assert row["gflop"] > 0
     assert 0 < row["share_of_peak"] < 1
     assert row["calls"] == 3
 
@@ -69,6 +70,7 @@ def test_a_table_to_read(capsys):
         (["--repeats", "0"], "--repeats must be at least 1, not 0"),
         (["--obs", "pictures"], "--obs is 'pictures', but must be one of vector, image"),
         (["--env", "brax/hoper"], "did you mean 'brax/hopper'?"),
+        (["planners", "--products"], "--products is about pieces of a training run, not about planners: leave it out"),
         (["serve", "--sessions", "0"], "--sessions must be from 1 to 10000, not 0"),
         (["train_step", "now"], "no place for 'now'"),
         (["train_step", "--batch_size", "0"], "replay.batch_size"),

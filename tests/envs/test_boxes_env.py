@@ -258,9 +258,9 @@ def test_physics_are_set_in_python():
         ({"physics": Physics(gravity=np.nan)}, "physics.gravity is nan, but must be finite"),
         ({"ranges": Ranges(size=(-0.5, 1.0))}, "an end of ranges.size is -0.5, but must be above 0"),
         ({"physics": Physics(size=5.1)},
-         "physics.size is 5.1, but must be at most 5 for all bodies to fit into this room"),
+         "physics.size is 5.1, but must be at most 5 for each body to fit into this room by itself"),
         ({"physics": Physics(size=9.0), "ranges": Ranges(size=(1.0, 6.0))},
-         "an end of ranges.size is 6.0, but must be at most 5 for all bodies to fit into this room"),
+         "an end of ranges.size is 6.0, but must be at most 5 for each body to fit into this room by itself"),
         ({"ranges": Ranges(wind=(2.0, -2.0))}, "ranges.wind is from 2.0 to -2.0, but must begin with the smaller one"),
     ],
 )
@@ -280,8 +280,10 @@ def test_the_largest_bodies_still_find_a_place_within_the_walls():
     assert (x >= 2.5 - 1e-5).all()
     assert (x <= 7.5 + 1e-5).all()
     np.testing.assert_allclose(y, 2.5, atol=1e-5)
-    with pytest.raises(UserError, match="must be at most 2 for all bodies"):
+    with pytest.raises(UserError, match="must be at most 2 for each body"):
         Boxes("urchin", physics=Physics(size=2.01))
+    with pytest.raises(UserError, match=r"is 3\.536, but must be at most 3\.53 for each body"):
+        Boxes("object2", physics=Physics(size=3.536))
 
 
 def test_a_reached_goal_ends_the_episode():

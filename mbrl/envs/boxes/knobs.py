@@ -32,7 +32,7 @@ class Physics:
     restitution: float = 1.0
     """times that of every body, at most to 1; does nothing where nothing bounces."""
     size: float = 1.0
-    """times every length of every body; the room stays as it is."""
+    """times every length of every body; the room stays as it is, and each body must fit into it by itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def check(physics: Physics, ranges: Ranges | None) -> None:
 
 
 def check_size(physics: Physics, ranges: Ranges | None, most: float) -> None:
-    """Check that bodies are not made too large for their room.
+    """Check that no body is made too large for its room; several may still have no room beside each other.
 
     Raises:
         UserError: ``size`` is, or may be drawn, above ``most``.
@@ -88,7 +88,9 @@ def check_size(physics: Physics, ranges: Ranges | None, most: float) -> None:
     drawn = ranges.size if ranges else None
     label, size = ("an end of ranges.size", drawn[1]) if drawn else ("physics.size", physics.size)
     if size > most:
-        raise UserError(f"{label} is {size}, but must be at most {most:.4g} for all bodies to fit into this room")
+        limit = math.floor(most * 100) / 100
+        raise UserError(
+            f"{label} is {size}, but must be at most {limit:g} for each body to fit into this room by itself")
 
 
 def _check_value(label: str, name: str, value: float) -> None:

@@ -31,7 +31,7 @@ class Start:
 
     @property
     def most(self) -> float:
-        """The largest ``Knobs.size`` at which each body, and the robot, finds a place in the room."""
+        """The largest ``Knobs.size`` at which each body, and the robot, fits into the room by itself."""
         reaches = [self._reach(body) for body in range(self.model.robot, len(self.model.names))]
         reaches += [self.world.robot.bound] if self.world.robot else []
         return min(self.world.width, self.world.height) / 2 / max(reaches)

@@ -78,14 +78,18 @@ def _nothing() -> list[np.ndarray]:
 
 
 def _shown(model: Any, what: str, i: int) -> bool:
-    kind = int(getattr(model, f"{what}_type")[i])
-    return bool(kind in _MUJOCO and getattr(model, f"{what}_group")[i] < _GROUPS and _colour(model, what, i)[3] > 0)
+    return int(getattr(model, f"{what}_type")[i]) in _MUJOCO and _visible(model, what, i)
+
+
+def _visible(model: Any, what: str, i: int) -> bool:
+    """Whether MuJoCo shows it."""
+    return bool(getattr(model, f"{what}_group")[i] < _GROUPS and _colour(model, what, i)[3] > 0)
 
 
 def _name_missing(model: Any) -> None:
     """Warn once of what is visible in MuJoCo and not here."""
     kinds: Any = importlib.import_module("mujoco").mjtGeom
-    shown = [i for i in range(model.ngeom) if model.geom_group[i] < _GROUPS and _colour(model, "geom", i)[3] > 0]
+    shown = [i for i in range(model.ngeom) if _visible(model, "geom", i)]
     missing = sorted({int(model.geom_type[i]) for i in shown} - set(_MUJOCO))
     if missing:
         names = ", ".join(kinds(kind).name.removeprefix("mjGEOM_").lower() for kind in missing)
